@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+// Core: what a Client is made of. Holds the connection and the current attachment, brings both back
+// when the daemon has gone, and keeps both right across forks.
+//
+// Any thread may call anything. Reading takes no lock: it borrows a share of the current attachment.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "store/client.h"
+#include "store/client/attachment.h"
+#include "store/client/connection.h"
+#include "store/error.h"
+#include "store/wire/message.h"
+
+namespace forebay::client {
+
+// A borrowed share of an attachment.
+class Share {
+ public:
+  Share() = default;
+  explicit Share(Attachment* attachment) : attachment_(attachment) {}
+  Share(Share&& other) noexcept : attachment_(std::exchange(other.attachment_, nullptr)) {}
+  Share& operator=(Share&&) = delete;
+  ~Share() {
+    if (attachment_ != nullptr) attachment_->drop_share();
+  }
+  Attachment* operator->() const { return attachment_; }
+  Attachment* get() const { return attachment_; }
+  explicit operator bool() const { return attachment_ != nullptr; }
+  // The share goes on as a view's.
+  Attachment* release() { return std::exchange(attachment_, nullptr); }
+
+ private:
+  Attachment* attachment_ = nullptr;
+};
+
+class Core : public std::enable_shared_from_this<Core> {
+ public:
+  static Result<std::shared_ptr<Core>> connect(const ConnectOptions& options);
+  ~Core();
+
+  // --- reading
+
+  // The attachment that gets look into now; none while there is none, or while a fork is under way.
+  Share try_share() const {
+    Attachment* attachment = current_.load(std::memory_order_acquire);
+    if (attachment == nullptr) return {};
+    attachment->add_share();
+    Share share(attachment);
+    // Whoever turns the client away from it stores first and looks at the shares second; we took
+    // the share first and look second.
+    if (current_.load(std::memory_order_seq_cst) != attachment) return {};
+    return share;
+  }
+  // The same, made anew if need be. Fails with bad_state after close, or as connecting does.
+  Result<Share> share(Deadline deadline);
+  bool is_current(const Attachment* attachment) const {
+    return current_.load(std::memory_order_seq_cst) == attachment;
+  }
+
+  Result<View> get(std::string_view id, const GetOptions& options, std::uint64_t serial);
+  Result<bool> contains(std::string_view id, std::uint64_t version);
+  Result<ListPage> list(std::string_view prefix, const ListCursor& from, std::size_t limit);
+  Result<SegmentStat> stat(std::string_view id, std::uint64_t version);
+
+  // --- writing
+
+  Result<Builder> create(std::string_view id, std::uint64_t size, const PutOptions& options);
+  // The first half of create and of a large put.
+  struct Reserved {
+    EntryNumber entry = 0;
+    std::uint64_t version = 0;
+    std::uint64_t serial = 0;
+    shm::Location location;
+  };
+  Result<Reserved> reserve(std::string_view id, std::uint64_t size, const PutOptions& options);
+  Result<void> seal(const Reserved& reserved);
+  Result<void> abort(const Reserved& reserved);
+  // Makes sure that pins of this entry can be counted.
+  Result<std::atomic<std::uint32_t>*> granted_count(Attachment& attachment, EntryNumber entry,
+                                                    Deadline deadline);
+  Result<Ref> put(std::string_view id, std::span<const std::byte> bytes, const PutOptions& options);
+  Result<std::vector<Result<Ref>>> put_many(std::span<const PutItem> items,
+                                            const PutOptions& options);
+  Result<std::uint64_t> remove(std::string_view id, std::uint64_t version, std::uint64_t serial);
+  void nudge(EntryNumber entry);
+  std::uint64_t new_token();
+
+  // --- talking to the daemon
+
+  Deadline deadline() const { return std::chrono::steady_clock::now() + options_.timeout; }
+  Deadline deadline_after(Timeout timeout) const;
+
+  // Sends a request until it is answered or the deadline passes, reconnecting in between. `again`
+  // is called before each repetition, to mark the request as one.
+  template <class Reply, class Request, class Again>
+  Result<Answer<Reply>> request(Request& message, Deadline deadline, Again&& again) {
+    while (true) {
+      auto connection = connected(deadline);
+      if (!connection) return fail(std::move(connection.error()));
+      auto answer = (*connection)->template call<Reply>(message, deadline);
+      if (answer || !answer.error().is(Errc::disconnected)) return answer;
+      again();
+    }
+  }
+  template <class Reply, class Request>
+  Result<Answer<Reply>> request(Request& message, Deadline deadline) {
+    return request<Reply>(message, deadline, [] {});
+  }
+
+  Result<std::string> status();
+  Result<std::vector<Holder>> holders();
+  Result<void> dump(const std::function<void(std::string_view)>& write);
+  Result<void> stop_daemon(bool drop);
+
+  // --- the client's end
+
+  void close();
+  bool closed() const { return closed_.load(); }
+  // Ref of another store, or namespace: says so. Otherwise fine.
+  Result<void> check_store(const Ref& ref);
+
+  const std::string& address() const { return path_; }
+  const StoreUuid& store() const { return store_; }
+  const std::string& namespace_name() const { return options_.namespace_name; }
+  std::uint64_t capacity_bytes() const { return capacity_bytes_; }
+  std::uint64_t fork_generation() const { return fork_generation_.load(); }
+
+  // --- fork: called for each core, in this order, by the one thread that forks
+
+  void before_fork();
+  void after_fork_in_parent();
+  void after_fork_in_child();
+
+ private:
+  explicit Core(const ConnectOptions& options) : options_(options) {}
+
+  Result<std::shared_ptr<Connection>> connected(Deadline deadline);
+  Result<std::shared_ptr<Connection>> greet(Deadline deadline);
+  Result<void> take_in(const wire::HelloReply& hello, std::vector<wire::Descriptor> descriptors);
+  Result<View> get_slowly(std::string_view id, const GetOptions& options, std::uint64_t serial);
+  Result<void> await(std::string_view id, const GetOptions& options, Deadline deadline);
+  Result<Ref> put_inline(std::string_view id, std::span<const std::byte> bytes,
+                         const PutOptions& options);
+  Result<Ref> put_copying(std::string_view id, std::span<const std::byte> bytes,
+                          const PutOptions& options);
+  Result<Ref> compare_with_existing(std::string_view id, std::span<const std::byte> bytes,
+                                    const PutOptions& options, Error exists);
+  Ref make_ref(std::string_view id, std::uint64_t version, std::uint64_t serial,
+               const PutOptions& options) const;
+
+  ConnectOptions options_;
+  std::string path_;
+  bool may_start_daemon_ = false;
+  StoreUuid store_{};  // of the store first connected to
+  std::uint64_t capacity_bytes_ = 0;
+  std::atomic<bool> closed_{false};
+
+  std::atomic<Attachment*> current_{nullptr};
+  std::mutex connect_mutex_;                 // one thread reconnects, the others wait for it
+  std::mutex state_mutex_;
+  std::shared_ptr<Connection> connection_;   // Guarded by state_mutex_.
+  std::vector<Attachment*> attachments_;     // Guarded by state_mutex_. All since connect.
+  std::atomic<std::uint64_t> next_token_{0};
+  std::atomic<std::uint64_t> fork_generation_{0};
+
+  // Between before_fork and after_fork.
+  std::mutex gate_;  // held meanwhile: whoever finds no attachment waits here
+  Attachment* at_fork_ = nullptr;
+  std::shared_ptr<Connection> connection_at_fork_;
+  wire::ForkReply child_identity_;
+  wire::Descriptor child_table_;
+  wire::Descriptor child_socket_;
+  bool copied_for_child_ = false;
+};
+
+// Makes the library's private constructors reachable for the core.
+class Access {
+ public:
+  static View view(Attachment* home, EntryNumber entry, const std::byte* data,
+                   std::uint64_t size) {
+    return View(home, entry, data, size);
+  }
+  static Builder builder(std::unique_ptr<BuilderState> state);
+};
+
+}  // namespace forebay::client

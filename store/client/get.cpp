@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reading: get, and what else is answered from shared memory without the daemon.
+#include <algorithm>
+#include <queue>
+
+#include "store/client/core.h"
+#include "store/shm/description.h"
+#include "store/shm/failpoint.h"
+#include "store/shm/protocol.h"
+
+namespace forebay::client {
+namespace {
+
+using shm::Probe;
+
+std::string shown(std::string_view id, std::uint64_t version) {
+  std::string text = "'";
+  for (const char c : id.substr(0, 64))
+    if (c >= ' ' && c <= '~') {
+      text += c;
+    } else {
+      static constexpr std::string_view digits = "0123456789abcdef";
+      const auto byte = static_cast<unsigned char>(c);
+      text += {'\\', 'x', digits[byte >> 4U], digits[byte & 0xfU]};
+    }
+  text += id.size() > 64 ? "…'" : "'";
+  return version == 0 ? text : text + " version " + std::to_string(version);
+}
+
+Result<void> check_id(std::string_view id) {
+  if (!id.empty() && id.size() <= shm::id_bytes_max) return {};
+  return fail(Errc::bad_id, "an id of " + std::to_string(id.size()) + " bytes (" + shown(id, 0) +
+                                "); an id is 1 to 255 bytes");
+}
+
+// What one look into the index came to.
+struct Look {
+  Probe probe = Probe::mismatch;
+  EntryNumber entry = shm::no_entry;  // pinned, or the one that stands in the way
+  bool needs_grant = false;           // no pin can be counted for this entry yet
+};
+
+// Looks once. On `pinned` the caller has one pin of look.entry.
+Look look_up(const Attachment& attachment, const shm::Key& key, std::uint64_t version) {
+  const shm::IndexMap& index = attachment.index();
+  Look look;
+  const auto attempt = [&](EntryNumber number) {
+    std::atomic<std::uint32_t>* const count = attachment.count_of(number);
+    if (count == nullptr) {
+      // A hash of 32 bits has led here: almost certainly the right one.
+      look.needs_grant = true;
+      look.entry = number;
+      return Probe::busy;
+    }
+    const Probe answer =
+        shm::try_pin(attachment.entry(number), *count, {key.low, key.high, version});
+    if (answer == Probe::pinned || answer == Probe::tombstone || answer == Probe::spilled)
+      look.entry = number;
+    // What was counted by mistake is uncounted like any pin; the daemon may wait for it.
+    if (answer == Probe::changed) const_cast<Attachment&>(attachment).release(number);
+    return answer;
+  };
+  look.probe = version == 0 ? shm::search(index.newest, shm::newest_hash(key), attempt)
+                            : shm::search(index.exact, shm::exact_hash(key, version), attempt);
+  return look;
+}
+
+Error gone_error(const Attachment& attachment, EntryNumber entry, std::string_view id,
+                 std::uint64_t version) {
+  const std::uint32_t flags =
+      attachment.index().records[entry].flags.load(std::memory_order_relaxed);
+  const std::string what = "segment " + shown(id, version);
+  switch (shm::reason_of(flags)) {
+    case shm::Reason::lost:
+      return {make_error_code(Errc::lost), what + " was lost with the tier that held it"};
+    case shm::Reason::superseded:
+      return {make_error_code(Errc::superseded),
+              what + " was taken over in place by its next version"};
+    case shm::Reason::evicted:
+    case shm::Reason::none:
+      break;
+  }
+  return {make_error_code(Errc::evicted),
+          what + " was evicted to make room: it was put as evictable; put it again"};
+}
+
+Error missing_error(std::string_view id, std::uint64_t version) {
+  return {make_error_code(Errc::not_found),
+          "no segment " + shown(id, version) + "; pass a timeout to wait for it"};
+}
+
+}  // namespace
+
+Result<View> Core::get(std::string_view id, const GetOptions& options, std::uint64_t serial) {
+  // The way that nearly every get takes: no lock, no message, no system call.
+  if (Share share = try_share(); share && share->epoch_is_current() && !id.empty() &&
+                                 id.size() <= shm::id_bytes_max && options.after == 0) [[likely]] {
+    Attachment& attachment = *share.get();
+    const shm::Key key = shm::key_of(id, attachment.hash_seed());
+    const Look look = look_up(attachment, key, options.version);
+    if (look.probe == Probe::pinned) [[likely]] {
+      shm::reached(shm::points::client_pinned);
+      const shm::Entry& entry = attachment.entry(look.entry);
+      const bool right = serial == 0 || entry.serial.load(std::memory_order_relaxed) == serial;
+      // A fork in another thread may have copied the pins just before this one was counted.
+      if (right && is_current(&attachment)) [[likely]] {
+        const std::uint64_t size = entry.size.load(std::memory_order_relaxed);
+        attachment.note_get(look.entry, size);
+        const std::byte* data =
+            attachment.address_of(shm::Location(entry.location.load(std::memory_order_relaxed)));
+        return Access::view(share.release(), look.entry, data, size);
+      }
+      attachment.release(look.entry);
+    } else if (look.probe == Probe::mismatch && options.timeout == Timeout::zero() &&
+               serial == 0) {
+      attachment.note_miss();
+      return fail(missing_error(id, options.version));
+    }
+  }
+  return get_slowly(id, options, serial);
+}
+
+// Everything else: bad arguments, waiting, a chunk that must be granted, a daemon at work, a fork.
+Result<View> Core::get_slowly(std::string_view id, const GetOptions& options,
+                              std::uint64_t serial) {
+  if (auto checked = check_id(id); !checked) return fail(std::move(checked.error()));
+  if (options.timeout < Timeout::zero())
+    return fail(Errc::bad_argument, "a timeout below zero");
+  const bool waits = options.timeout > Timeout::zero();
+  const Deadline until = waits ? deadline_after(options.timeout) : deadline();
+  constexpr int patience = 64;  // looks at a daemon that is busy with the entry, before it is asked
+  int busy_looks = 0;
+  while (true) {
+    auto share = this->share(until);
+    if (!share) return fail(std::move(share.error()));
+    Attachment& attachment = *share->get();
+    const shm::Key key = shm::key_of(id, attachment.hash_seed());
+    const Look look = look_up(attachment, key, options.version);
+    if (look.needs_grant) {
+      auto count = granted_count(attachment, look.entry, until);
+      if (!count) return fail(std::move(count.error()));
+      continue;
+    }
+    bool absent = false;
+    switch (look.probe) {
+      case Probe::pinned: {
+        const shm::Entry& entry = attachment.entry(look.entry);
+        const std::uint64_t version = entry.version.load(std::memory_order_relaxed);
+        if (serial != 0 && entry.serial.load(std::memory_order_relaxed) != serial) {
+          attachment.release(look.entry);
+          return fail(Errc::stale_ref, "the ref's segment " + shown(id, options.version) +
+                                           " was removed; another one has its id and version now");
+        }
+        if (options.version == 0 && version <= options.after) {
+          attachment.release(look.entry);
+          absent = true;
+          break;
+        }
+        if (!is_current(&attachment)) {
+          attachment.release(look.entry);
+          continue;
+        }
+        const std::uint64_t size = entry.size.load(std::memory_order_relaxed);
+        attachment.note_get(look.entry, size);
+        const shm::Location location(entry.location.load(std::memory_order_relaxed));
+        const std::byte* data = attachment.address_of(location);
+        return Access::view(share->release(), look.entry, data, size);
+      }
+      case Probe::tombstone: {
+        const shm::Entry& entry = attachment.entry(look.entry);
+        const bool newer_wanted =
+            options.version == 0 &&
+            entry.version.load(std::memory_order_relaxed) <= options.after;
+        if (!newer_wanted) return fail(gone_error(attachment, look.entry, id, options.version));
+        absent = true;
+        break;
+      }
+      case Probe::mismatch:
+      case Probe::unsealed:
+        absent = true;
+        break;
+      case Probe::busy:
+      case Probe::changed:
+      case Probe::spilled:
+        if (++busy_looks % patience != 0) continue;
+        break;  // asking the daemon orders us behind what it is doing
+    }
+    if (absent && !waits) {
+      attachment.note_miss();
+      if (serial != 0)
+        return fail(Errc::stale_ref,
+                    "the ref's segment " + shown(id, options.version) + " was removed");
+      return fail(missing_error(id, options.version));
+    }
+    if (auto waited = await(id, options, until); !waited) {
+      const bool nothing_came =
+          waited.error().is(Errc::timed_out) || waited.error().is(Errc::not_found);
+      if (!nothing_came) return fail(std::move(waited.error()));
+      if (!waits) return fail(missing_error(id, options.version));
+      const auto asked = std::chrono::duration_cast<std::chrono::milliseconds>(options.timeout);
+      return fail(Errc::timed_out, "no segment " + shown(id, options.version) + " within " +
+                                       std::to_string(asked.count()) + " ms");
+    }
+  }
+}
+
+Result<void> Core::await(std::string_view id, const GetOptions& options, Deadline until) {
+  wire::AwaitRequest request;
+  request.id = id;
+  request.version = options.version;
+  request.after = options.after;
+  const auto remaining = [&] {
+    const auto left = until - std::chrono::steady_clock::now();
+    return left > Timeout::zero() ? static_cast<std::uint64_t>(Timeout(left).count()) : 0;
+  };
+  request.timeout_ns = options.timeout > Timeout::zero() ? remaining() : 0;
+  // The daemon answers by the deadline; its answer may take a moment to arrive.
+  auto answer = this->request<wire::Empty>(request, until + std::chrono::milliseconds(200),
+                                           [&] { request.timeout_ns = remaining(); });
+  if (!answer) return fail(std::move(answer.error()));
+  return {};
+}
+
+Result<std::atomic<std::uint32_t>*> Core::granted_count(Attachment& attachment, EntryNumber entry,
+                                                        Deadline until) {
+  if (auto* count = attachment.count_of(entry)) return count;
+  wire::GrantRequest request{entry / shm::chunk_entries};
+  auto answer = this->request<wire::Empty>(request, until);
+  if (!answer) return fail(std::move(answer.error()));
+  // A reconnect may have brought another attachment, whose table the grant was for.
+  if (!is_current(&attachment))
+    return fail(Errc::disconnected, "the store was replaced by another one meanwhile");
+  attachment.note_granted(request.chunk);
+  return attachment.count_of(entry);
+}
+
+Result<bool> Core::contains(std::string_view id, std::uint64_t version) {
+  if (auto checked = check_id(id); !checked) return fail(std::move(checked.error()));
+  auto share = this->share(deadline());
+  if (!share) return fail(std::move(share.error()));
+  const Attachment& attachment = *share->get();
+  const shm::Key key = shm::key_of(id, attachment.hash_seed());
+  const auto readable = [&](EntryNumber number) {
+    const shm::Entry& entry = attachment.entry(number);
+    const shm::Word before = shm::word_of(entry);
+    if (entry.hash_low.load(std::memory_order_acquire) != key.low ||
+        entry.hash_high.load(std::memory_order_acquire) != key.high ||
+        (version != 0 && entry.version.load(std::memory_order_acquire) != version))
+      return Probe::mismatch;
+    if (!shm::word_of(entry).frames_same_segment(before)) return Probe::changed;
+    switch (before.state()) {
+      case shm::State::sealed:
+      case shm::State::evicting:
+      case shm::State::spilled:
+      case shm::State::restoring:
+        return Probe::pinned;  // it would be
+      default:
+        return Probe::tombstone;
+    }
+  };
+  const Probe probe =
+      version == 0 ? shm::search(attachment.index().newest, shm::newest_hash(key), readable)
+                   : shm::search(attachment.index().exact, shm::exact_hash(key, version), readable);
+  return probe == Probe::pinned;
+}
+
+// ---------------------------------------------------------------------------------------- listing
+
+namespace {
+
+// One entry as a listing shows it; nothing if it is not sealed, or changes meanwhile.
+std::optional<SegmentInfo> info_of(const Attachment& attachment, EntryNumber number) {
+  constexpr auto acquire = std::memory_order_acquire;
+  const shm::Entry& entry = attachment.entry(number);
+  const shm::Record& record = attachment.index().records[number];
+  const shm::Word before = shm::word_of(entry);
+  const shm::State state = before.state();
+  if (state != shm::State::sealed && state != shm::State::evicting &&
+      state != shm::State::spilled && state != shm::State::restoring)
+    return std::nullopt;
+  SegmentInfo info;
+  info.id = shm::load_id(record, attachment.index().annexes[number]);
+  info.version = entry.version.load(acquire);
+  info.serial = entry.serial.load(acquire);
+  info.size = entry.size.load(acquire);
+  const std::uint32_t flags = record.flags.load(acquire);
+  info.evictable = (flags & shm::flag_bit(shm::RecordFlag::evictable)) != 0;
+  info.persistent = (flags & shm::flag_bit(shm::RecordFlag::persistent)) != 0;
+  info.sealed_at = std::chrono::system_clock::time_point(
+      std::chrono::duration_cast<std::chrono::system_clock::duration>(
+          std::chrono::nanoseconds(record.sealed_ns.load(acquire))));
+  // What lies behind the payload could only be read under a pin: `get` tells.
+  const std::uint32_t bytes = record.description_size.load(acquire);
+  if (shm::description_in_record(bytes)) {
+    std::array<std::byte, shm::record_description_bytes> description{};
+    shm::load_description(record, description);
+    if (auto type =
+            shm::read_description(shm::Brief::from_bits(entry.brief.load(acquire)), info.size,
+                                  std::span(description).first(bytes)))
+      info.type = std::move(*type);
+  }
+  if (!shm::word_of(entry).frames_same_segment(before)) return std::nullopt;
+  return info;
+}
+
+struct ByIdAndVersion {
+  bool operator()(const SegmentInfo& a, const SegmentInfo& b) const {
+    return a.id != b.id ? a.id < b.id : a.version < b.version;
+  }
+};
+
+}  // namespace
+
+Result<ListPage> Core::list(std::string_view prefix, const ListCursor& from, std::size_t limit) {
+  if (limit == 0) return fail(Errc::bad_argument, "a page of no segments");
+  auto share = this->share(deadline());
+  if (!share) return fail(std::move(share.error()));
+  const Attachment& attachment = *share->get();
+  const EntryNumber end = attachment.index().live->entries_end.load(std::memory_order_acquire);
+
+  // The smallest `limit` behind the cursor, in one pass over the entries: there is no order in the
+  // index, and the pass runs at the speed of memory.
+  std::priority_queue<SegmentInfo, std::vector<SegmentInfo>, ByIdAndVersion> page;
+  bool more = false;
+  for (EntryNumber number = 1; number < end; ++number) {
+    const shm::State state = shm::word_of(attachment.entry(number)).state();
+    if (state == shm::State::free || state == shm::State::tombstone) continue;
+    auto info = info_of(attachment, number);
+    if (!info || !info->id.starts_with(prefix)) continue;
+    const bool behind =
+        info->id != from.id ? info->id > from.id : info->version > from.version;
+    if (!behind) continue;
+    page.push(std::move(*info));
+    if (page.size() > limit) {
+      page.pop();
+      more = true;
+    }
+  }
+  ListPage result;
+  result.segments.reserve(page.size());
+  while (!page.empty()) {
+    result.segments.push_back(page.top());
+    page.pop();
+  }
+  std::reverse(result.segments.begin(), result.segments.end());
+  if (more) result.next = ListCursor{result.segments.back().id, result.segments.back().version};
+  return result;
+}
+
+Result<SegmentStat> Core::stat(std::string_view id, std::uint64_t version) {
+  if (auto checked = check_id(id); !checked) return fail(std::move(checked.error()));
+  static constexpr std::array names{"free",      "creating",  "sealed",   "evicting",
+                                    "spilled",   "restoring", "removing", "tombstone"};
+  wire::StatRequest request{id, version};
+  const Deadline until = deadline();
+  auto answer = this->request<wire::StatReply>(request, until);
+  if (!answer) return fail(std::move(answer.error()));
+  auto share = this->share(until);
+  if (!share) return fail(std::move(share.error()));
+  SegmentStat stat;
+  stat.state = answer->message.state < names.size() ? names[answer->message.state] : "unknown";
+  if (auto info = info_of(*share->get(), answer->message.entry);
+      info && info->serial == answer->message.serial) {
+    stat.info = std::move(*info);
+  } else {
+    stat.info.id = id;
+    stat.info.version = version;
+    stat.info.serial = answer->message.serial;
+  }
+  for (const wire::HolderItem& item : answer->message.holders)
+    stat.holders.push_back({item.pid, std::string(item.name), item.pins, item.bytes});
+  return stat;
+}
+
+}  // namespace forebay::client

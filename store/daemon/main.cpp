@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: Apache-2.0
+// forebayd: options, wiring, signals.
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <iostream>
+#include <thread>
+
+#include "store/daemon/capacity.h"
+#include "store/daemon/instance.h"
+#include "store/daemon/keeper.h"
+#include "store/daemon/log.h"
+#include "store/daemon/server.h"
+#include "store/shm/failpoint.h"
+#include "store/units.h"
+#include "store/version.h"
+#include "store/wire/address.h"
+
+namespace forebay::daemon {
+namespace {
+
+struct Options {
+  std::string socket;
+  std::string capacity;
+  std::string reserve;
+  std::string keep_warm;
+  std::uint32_t max_segments = shm::Limits{}.entries;
+  std::uint32_t max_processes = shm::Limits{}.processes;
+  std::string log_file;
+  std::string log_level = "info";
+  std::string memory = "named";
+  bool detach = false;
+  bool embedded = false;
+  bool fresh = false;
+  bool supervise = false;
+  bool drop = false;
+  bool list_failpoints = false;
+  int idle_exit_seconds = 0;
+};
+
+constexpr std::uint64_t address_share = 16;  // address space of the arena: so many times its memory
+constexpr std::uint64_t least_address_bytes = 64 * gibibyte;
+constexpr std::uint64_t most_address_bytes = 16 * tebibyte;
+constexpr int embedded_idle_seconds = 600;
+
+// Says how starting went to the process that waits for it, when detached.
+class Readiness {
+ public:
+  explicit Readiness(shm::Descriptor pipe) : pipe_(std::move(pipe)) {}
+  void ready() { say("ok\n"); }
+  void failed(const std::string& why) { say(why + "\n"); }
+
+ private:
+  void say(const std::string& text) {
+    if (pipe_) (void)!::write(pipe_.get(), text.data(), text.size());
+    pipe_.reset();
+  }
+  shm::Descriptor pipe_;
+};
+
+log::Level level_of(const std::string& name) {
+  if (name == "debug") return log::Level::debug;
+  if (name == "warning") return log::Level::warning;
+  if (name == "error") return log::Level::error;
+  return log::Level::info;
+}
+
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+void prepare_signals() {
+  // Before any thread is made: only the event loop hears of these, through a descriptor.
+  sigset_t mask;
+  sigemptyset(&mask);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&mask, signal);
+  ::pthread_sigmask(SIG_BLOCK, &mask, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);
+  shm::Guard::install();
+}
+
+Result<std::uint64_t> size_option(const char* name, const std::string& text,
+                                  std::uint64_t whole, std::uint64_t otherwise) {
+  if (text.empty()) return otherwise;
+  auto bytes = parse_size(text, whole);
+  if (!bytes) return fail(Errc::bad_argument, std::string(name) + ": " + bytes.error().detail);
+  return *bytes;
+}
+
+struct Opened {
+  std::unique_ptr<StoreMemory> memory;
+  std::uint64_t capacity = 0;
+};
+
+// Takes over the store that a former daemon of this instance left, or makes a new one.
+Result<Opened> open_memory(const Options& options, Instance& instance) {
+  const MemoryKind kind = options.memory == "kept" ? MemoryKind::kept : MemoryKind::named;
+  const auto machine = look_at_machine();
+  if (!machine) return fail(machine.error());
+  std::optional<StoreUuid> left = instance.stored();
+  if (kind == MemoryKind::kept && !left) left = StoreMemory::kept();
+  if (left) {
+    auto memory = StoreMemory::open(*left, kind);
+    if (options.fresh) {
+      if (memory) {
+        (*memory)->remove_all();
+      } else {
+        for (const auto& home : {shm::named_home(format_uuid(*left))})
+          for (const std::string& name : home->list()) home->remove(name);
+      }
+      log::info("store_dropped", {{"store", format_uuid(*left)}});
+    } else if (memory) {
+      const std::uint64_t held = shm::backed_bytes((*memory)->arena_object()) +
+                                 shm::backed_bytes((*memory)->index_object());
+      const auto capacity = choose_capacity(options.capacity, *machine, held);
+      if (!capacity) return fail(capacity.error());
+      return Opened{std::move(*memory), *capacity};
+    } else if (memory.error().is(Errc::layout_mismatch)) {
+      return fail(std::move(memory.error()));
+    } else {
+      log::warning("store_is_gone", {{"store", format_uuid(*left)},
+                                     {"reason", memory.error().message()}});
+    }
+  }
+  const auto capacity = choose_capacity(options.capacity, *machine, 0);
+  if (!capacity) return fail(capacity.error());
+  StoreMemoryOptions wanted;
+  wanted.kind = kind;
+  wanted.limits.entries = options.max_segments;
+  wanted.limits.lines = std::max<std::uint32_t>(options.max_segments / 2, 1024);
+  wanted.limits.overflow_lines = std::max<std::uint32_t>(options.max_segments / 4, 1024);
+  wanted.limits.processes = options.max_processes;
+  wanted.address_bytes =
+      std::clamp(*capacity * address_share, least_address_bytes, most_address_bytes);
+  auto memory = StoreMemory::create(wanted);
+  if (!memory) return fail(std::move(memory.error()));
+  if (auto noted = instance.remember((*memory)->uuid()); !noted) {
+    (*memory)->remove_all();
+    return fail(std::move(noted.error()));
+  }
+  return Opened{std::move(*memory), *capacity};
+}
+
+Result<void> run(const Options& options, const std::string& socket_path, Readiness& readiness) {
+  auto instance = Instance::claim(socket_path);
+  if (!instance) return fail(std::move(instance.error()));
+  auto opened = open_memory(options, *instance);
+  if (!opened) return fail(std::move(opened.error()));
+  StoreMemory& memory = *opened->memory;
+
+  const std::uint64_t capacity = opened->capacity;
+  const auto reserve = size_option("--reserve", options.reserve, capacity,
+                                   std::min(capacity / 8, 128 * mebibyte));
+  if (!reserve) return fail(reserve.error());
+  const auto keep_warm = size_option("--keep-warm", options.keep_warm, capacity, capacity / 2);
+  if (!keep_warm) return fail(keep_warm.error());
+
+  ServerOptions server_options;
+  server_options.rules.capacity_bytes = capacity;
+  server_options.rules.address_bytes = memory.arena().size();
+  server_options.rules.reserve_bytes = std::min(*reserve, capacity);
+  server_options.rules.keep_warm_bytes = std::min(*keep_warm, capacity);
+  server_options.idle_exit =
+      std::chrono::seconds(options.idle_exit_seconds > 0 ? options.idle_exit_seconds
+                           : options.embedded            ? embedded_idle_seconds
+                                                         : 0);
+  instance->remove_socket();
+  auto listener = wire::listen_at(socket_path);
+  if (!listener) return fail(std::move(listener.error()));
+
+  Ending ending = Ending::keep;
+  {
+    Server server(memory, std::move(*listener), server_options);
+    const auto adopted = server.adopt();
+    if (!adopted) return fail(adopted.error());
+    log::info("serving",
+              {{"socket", socket_path},
+               {"store", format_uuid(memory.uuid())},
+               {"capacity", format_size(capacity)},
+               {"reserve", format_size(server_options.rules.reserve_bytes)},
+               {"keep_warm", format_size(server_options.rules.keep_warm_bytes)},
+               {"max_segments", memory.index().stamp->limits.entries},
+               {"memory", options.memory},
+               {"idle_exit_seconds", server_options.idle_exit.count()},
+               {"pid", ::getpid()},
+               {"segments_taken_over", adopted->segments},
+               {"processes_found_alive", adopted->living_processes},
+               {"slots_repaired", adopted->slots_repaired},
+               {"segments_unsound", adopted->unsound}});
+    readiness.ready();
+    auto ended = server.serve();
+    if (!ended) return fail(std::move(ended.error()));
+    ending = *ended;
+    if (ending == Ending::keep && options.drop) ending = Ending::drop;
+    const std::uint64_t left = memory.index().live->entries_end.load() > 1
+                                   ? shm::backed_bytes(memory.arena_object())
+                                   : 0;
+    instance->remove_socket();
+    if (ending == Ending::drop_unless_persistent) {
+      bool any = false;
+      for (std::uint32_t entry = 1; entry < memory.index().live->entries_end.load(); ++entry)
+        any = any || shm::word_of(memory.index().entries[entry]).state() == shm::State::sealed;
+      ending = any ? Ending::keep : Ending::drop;
+    }
+    log::info("ended", {{"segments", ending == Ending::drop ? "dropped" : "kept"},
+                        {"bytes_kept", ending == Ending::drop ? 0 : left}});
+  }
+  if (ending == Ending::drop) {
+    memory.remove_all();
+    instance->forget();
+  }
+  return {};
+}
+
+// A daemon that a client started holds on to nothing of that client's: no descriptor that somebody
+// might wait on, no directory, no terminal.
+void leave_everything(int keep) {
+  ::setsid();
+  (void)!::chdir("/");
+  const int null = ::open("/dev/null", O_RDWR);
+  for (const int stdio : {0, 1, 2}) ::dup2(null, stdio);
+  const int moved = ::dup2(keep, 3);
+  if (::syscall(SYS_close_range, moved + 1, ~0U, 0) != 0)
+    for (int number = moved + 1; number < 65536; ++number) ::close(number);
+  ::fcntl(moved, F_SETFD, FD_CLOEXEC);
+}
+
+int wait_for_readiness(int pipe) {
+  std::string text;
+  char buffer[512];
+  ssize_t size = 0;
+  while ((size = ::read(pipe, buffer, sizeof buffer)) != 0) {
+    if (size < 0 && errno != EINTR) break;
+    if (size > 0) text.append(buffer, static_cast<std::size_t>(size));
+  }
+  if (text == "ok\n") return 0;
+  std::cerr << "forebayd: " << (text.empty() ? "it died while starting\n" : text);
+  return 1;
+}
+
+// Two clients may start a daemon at the same time; the one that comes second has what it wanted as
+// soon as the first one listens.
+bool somebody_listens(const std::string& path) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+  while (std::chrono::steady_clock::now() < deadline) {
+    if (wire::connect_to(path, deadline)) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return false;
+}
+
+int start(const Options& options, const std::string& socket_path, int argc, char** argv) {
+  ::umask(077);
+  if (options.supervise) {
+    log::open(options.log_file, level_of(options.log_level));
+    std::vector<std::string> arguments{"--memory", "kept"};
+    for (int i = 1; i < argc; ++i)
+      if (std::string_view(argv[i]) != "--supervise") arguments.emplace_back(argv[i]);
+    const auto status = keep("/proc/self/exe", std::move(arguments), socket_path);
+    if (!status) std::cerr << "forebayd: " << status.error().message() << "\n";
+    return status ? *status : 1;
+  }
+  shm::Descriptor say;
+  if (options.detach) {
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC) != 0) {
+      std::perror("forebayd: pipe");
+      return 1;
+    }
+    const pid_t child = ::fork();
+    if (child < 0) {
+      std::perror("forebayd: fork");
+      return 1;
+    }
+    if (child > 0) {
+      ::close(ends[1]);
+      return wait_for_readiness(ends[0]);
+    }
+    leave_everything(ends[1]);
+    say = shm::Descriptor(3);
+  }
+  raise_descriptor_limit();
+  prepare_signals();
+  log::open(options.log_file, level_of(options.log_level));
+  Readiness readiness(std::move(say));
+  const auto outcome = run(options, socket_path, readiness);
+  int status = 0;
+  if (!outcome) {
+    if (options.detach && outcome.error().is(Errc::already_running) &&
+        somebody_listens(socket_path)) {
+      readiness.ready();
+    } else {
+      log::error("cannot_serve", {{"reason", outcome.error().message()}});
+      readiness.failed(outcome.error().message());
+      status = 1;
+    }
+  }
+  log::close();
+  return status;
+}
+
+int main_of(int argc, char** argv) {
+  Options options;
+  CLI::App app("forebayd: the store of shared, read-only segments of this node");
+  app.set_version_flag("--version", std::string("forebayd ") + version_text);
+  app.add_option("--socket", options.socket,
+                 "path of the socket (default: $FOREBAY_SOCKET, else this user's own)");
+  app.add_option("--capacity", options.capacity,
+                 "memory for segments: 8GiB, or 50% of the RAM (default: half of the RAM, as far as "
+                 "/dev/shm and control group allow)");
+  app.add_option("--reserve", options.reserve,
+                 "memory kept ready ahead of demand (default: 128MiB, at most 1/8 of capacity)");
+  app.add_option("--keep-warm", options.keep_warm,
+                 "freed memory kept for reuse; more is given back (default: 50% of capacity)");
+  app.add_option("--max-segments", options.max_segments, "entries that the index may grow to")
+      ->check(CLI::Range(1024U, (1U << 24U)))
+      ->capture_default_str();
+  app.add_option("--max-processes", options.max_processes, "client processes at a time")
+      ->check(CLI::Range(1U, 65536U))
+      ->capture_default_str();
+  app.add_option("--log-file", options.log_file, "where to log (default: standard error)");
+  app.add_option("--log-level", options.log_level, "debug, info, warning or error")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
+      ->capture_default_str();
+  app.add_option("--memory", options.memory,
+                 "named: POSIX shared memory; kept: sealed memfds, held by a descriptor keeper")
+      ->check(CLI::IsMember({"named", "kept"}))
+      ->capture_default_str();
+  app.add_option("--idle-exit", options.idle_exit_seconds,
+                 "seconds after the last client has gone at which to end (default: never; 600 if "
+                 "--embedded)");
+  app.add_flag("--embedded", options.embedded,
+               "started by a client: ends when it is idle, dropping what is not persistent");
+  app.add_flag("--detach", options.detach, "go to the background once the socket listens");
+  app.add_flag("--fresh", options.fresh, "drop the store that a former daemon left");
+  app.add_flag("--drop", options.drop, "when it ends, drop all segments");
+  app.add_flag("--supervise", options.supervise,
+               "run as descriptor keeper: start forebayd with --memory kept, and again if it dies");
+  app.add_flag("--list-failpoints", options.list_failpoints, "name the daemon's failpoints and end");
+  CLI11_PARSE(app, argc, argv);
+
+  if (options.list_failpoints) {
+    for (const shm::Failpoint& point : shm::points::daemon) std::cout << point.name << "\n";
+    return 0;
+  }
+  if (!shm::failpoints::arm_from_environment()) return 2;
+  const auto address = wire::resolve_address(options.socket);
+  if (!address) {
+    std::cerr << "forebayd: " << address.error().message() << "\n";
+    return 1;
+  }
+  return start(options, address->path, argc, argv);
+}
+
+}  // namespace
+}  // namespace forebay::daemon
+
+int main(int argc, char** argv) { return forebay::daemon::main_of(argc, argv); }

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// MemoryWorker: the thread that gets memory from the system and gives it back, so that the event
+// loop never waits for either.
+//
+// Growing is reserving (so that nothing can die of SIGBUS) and then touching every page (so that
+// nobody else pays for zeroing it). Urgent jobs go before the others. `submit` and `take_done` may
+// be called from one other thread; `wake_descriptor` becomes readable when something is done.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "store/daemon/outside.h"
+#include "store/shm/mapping.h"
+#include "store/shm/object_home.h"
+
+namespace forebay::daemon {
+
+class MemoryWorker {
+ public:
+  struct Done {
+    std::uint64_t number;
+    std::error_code error;
+  };
+
+  // The objects and the arena's writable mapping must outlive the worker.
+  MemoryWorker(const shm::Descriptor& index, const shm::Descriptor& arena,
+               shm::Mapping& arena_mapping);
+  ~MemoryWorker();
+
+  void submit(MemoryJob job);
+  std::vector<Done> take_done();
+  int wake_descriptor() const { return wake_.get(); }
+
+ private:
+  void run();
+  std::error_code perform(const MemoryJob& job);
+  std::error_code grow(const Extent& extent);
+
+  const shm::Descriptor& index_;
+  const shm::Descriptor& arena_;
+  shm::Mapping& arena_mapping_;
+  shm::Descriptor wake_;
+  std::mutex mutex_;
+  std::condition_variable arrived_;
+  std::deque<MemoryJob> urgent_;      // Guarded by mutex_.
+  std::deque<MemoryJob> background_;  // Guarded by mutex_.
+  std::vector<Done> done_;            // Guarded by mutex_.
+  bool ending_ = false;               // Guarded by mutex_.
+  std::thread thread_;                // last: it starts when everything else is there
+};
+
+}  // namespace forebay::daemon

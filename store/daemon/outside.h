@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// Outside: all that the rules can do to the world. The server implements it; so do the tests.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "store/daemon/arena_space.h"
+#include "store/daemon/segment_table.h"
+#include "store/daemon/ticket.h"
+#include "store/error.h"
+
+namespace forebay::daemon {
+
+struct CreatedSegment {
+  EntryNumber entry = no_entry;
+  std::uint64_t version = 0;
+  std::uint64_t serial = 0;
+  shm::Location location;
+  bool sealed_before = false;  // a repeated put that had worked: nothing is left to do
+  // To be written behind the payload, if it does not fit into the record. Valid during the call.
+  std::uint64_t size = 0;
+  std::span<const std::byte> description;
+};
+
+// Work for the memory thread. Answered by Rules::memory_done with the same number.
+struct MemoryJob {
+  std::uint64_t number = 0;
+  bool urgent = false;                   // somebody waits for it
+  MemoryWork arena;                      // punch first, then grow
+  std::vector<shm::Range> index_ranges;  // of the index object, to reserve
+};
+
+class Outside {
+ public:
+  virtual ~Outside() = default;
+  // A create (or the first half of a put) has its memory.
+  virtual void created(Ticket ticket, const CreatedSegment& segment) = 0;
+  // A create, put or await failed after it had been parked.
+  virtual void refused(Ticket ticket, Error error) = 0;
+  // What an await waited for has happened.
+  virtual void awaited(Ticket ticket) = 0;
+  virtual void start(MemoryJob job) = 0;
+};
+
+}  // namespace forebay::daemon

@@ -1,0 +1,799 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "store/daemon/rules.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <limits>
+
+#include "store/check.h"
+#include "store/shm/failpoint.h"
+#include "store/units.h"
+
+namespace forebay::daemon {
+namespace {
+
+using shm::RecordFlag;
+using shm::State;
+
+constexpr std::uint64_t version_max = std::numeric_limits<std::uint64_t>::max() - 1;
+constexpr auto rescan_interval = std::chrono::milliseconds(100);
+constexpr auto reserve_pause = std::chrono::seconds(1);
+// Small enough that a demand does not wait long behind a step of the reserve.
+constexpr std::uint64_t reserve_step = 32 * mebibyte;
+
+// An id as people can read it: long ones cut, bytes that do not print escaped.
+std::string shown(std::string_view id) {
+  std::string text = "'";
+  for (const char c : id.substr(0, 64)) {
+    if (c >= ' ' && c <= '~') {
+      text += c;
+    } else {
+      static constexpr std::string_view digits = "0123456789abcdef";
+      const auto byte = static_cast<unsigned char>(c);
+      text += {'\\', 'x', digits[byte >> 4U], digits[byte & 0xfU]};
+    }
+  }
+  return text + (id.size() > 64 ? "…'" : "'");
+}
+
+std::string shown(std::string_view id, std::uint64_t version) {
+  return shown(id) + (version == 0 ? "" : " version " + std::to_string(version));
+}
+
+std::string plural(std::uint64_t count, const char* noun) {
+  return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");
+}
+
+}  // namespace
+
+Rules::Rules(SegmentTable& table, PinCensus& census, Outside& outside,
+             const RulesOptions& options)
+    : table_(table),
+      census_(census),
+      outside_(outside),
+      options_(options),
+      space_(options.address_bytes, options.capacity_bytes) {}
+
+// ------------------------------------------------------------------------------------- creating
+
+Rules::Creation* Rules::find_creation(const shm::Key& key, std::uint64_t version) {
+  const auto found = creations_.find(key);
+  if (found == creations_.end()) return nullptr;
+  for (Creation& creation : found->second)
+    if (creation.version == version) return &creation;
+  return nullptr;
+}
+
+void Rules::forget_creation(const shm::Key& key, std::uint64_t version) {
+  const auto found = creations_.find(key);
+  if (found == creations_.end()) return;
+  std::erase_if(found->second,
+                [version](const Creation& creation) { return creation.version == version; });
+  if (found->second.empty()) creations_.erase(found);
+}
+
+bool Rules::creating(EntryNumber entry) const {
+  const auto found = creations_.find(table_.key(entry));
+  return found != creations_.end() &&
+         std::any_of(found->second.begin(), found->second.end(),
+                     [entry](const Creation& creation) { return creation.entry == entry; });
+}
+
+// A request that was sent again after a reconnect finds what its first sending did.
+bool Rules::answer_repetition(Ticket ticket, const NewSegment& segment, const shm::Key& key) {
+  if (segment.token == 0) return false;
+  if (const auto found = creations_.find(key); found != creations_.end()) {
+    for (Creation& creation : found->second) {
+      if (creation.token != segment.token || creation.owner_slot != segment.owner_slot) continue;
+      if (creation.entry == no_entry) {
+        for (Pending& parked : parked_)
+          if (parked.ticket == creation.ticket) parked.ticket = ticket;
+        for (auto& [number, purpose] : jobs_)
+          if (auto* job = std::get_if<ForPending>(&purpose))
+            if (job->pending.ticket == creation.ticket) job->pending.ticket = ticket;
+        creation.ticket = ticket;
+      } else {
+        outside_.created(ticket, {.entry = creation.entry,
+                                  .version = creation.version,
+                                  .serial = table_.serial(creation.entry),
+                                  .location = table_.location(creation.entry),
+                                  .size = segment.size,
+                                  .description = segment.description});
+      }
+      return true;
+    }
+  }
+  for (const EntryNumber entry : table_.family(key)) {
+    if (table_.token(entry) != segment.token) continue;
+    outside_.created(ticket, {.entry = entry,
+                              .version = table_.version(entry),
+                              .serial = table_.serial(entry),
+                              .location = table_.location(entry),
+                              .sealed_before = true,
+                              .size = segment.size,
+                              .description = {}});
+    return true;
+  }
+  return false;
+}
+
+Result<std::uint64_t> Rules::choose_version(const NewSegment& segment, const shm::Key& key) {
+  const auto newest = table_.find_newest(key);
+  // The hash stands for the id everywhere else; here, once, the ids themselves are compared.
+  if (newest && table_.id(*newest) != segment.id)
+    return fail(Errc::conflict, "id " + shown(segment.id) + " has the same hash as " +
+                                    shown(table_.id(*newest)) + ": choose another");
+  if (segment.version != 0) {
+    if (segment.version > version_max)
+      return fail(Errc::bad_argument, "a version is 1 to 2^64 - 2");
+    const auto exact = table_.find_exact(key, segment.version);
+    if (exact && SegmentTable::readable(table_.word(*exact).state()))
+      return fail(Errc::exists, shown(segment.id, segment.version) + " is sealed already");
+    if (find_creation(key, segment.version) != nullptr)
+      return fail(Errc::conflict, shown(segment.id, segment.version) +
+                                      " is being created; wait for it with get and a timeout");
+    return segment.version;
+  }
+  std::uint64_t highest = newest ? table_.highest_version(key) : 0;
+  if (const auto found = creations_.find(key); found != creations_.end())
+    for (const Creation& creation : found->second) highest = std::max(highest, creation.version);
+  if (highest >= version_max)
+    return fail(Errc::bad_argument, shown(segment.id) + " has no next version: the highest is " +
+                                        std::to_string(highest));
+  return highest + 1;
+}
+
+void Rules::create(Ticket ticket, const NewSegment& segment, TimePoint now) {
+  now_ = now;
+  if (segment.id.empty() || segment.id.size() > shm::id_bytes_max) {
+    outside_.refused(ticket, fail(Errc::bad_id, "an id of " + std::to_string(segment.id.size()) +
+                                                    " bytes; an id is 1 to 255 bytes")
+                                 .error);
+    return;
+  }
+  if (segment.description.size() > shm::description_bytes_max) {
+    outside_.refused(ticket, fail(Errc::bad_argument, "a description of " +
+                                                          plural(segment.description.size(), "byte"))
+                                 .error);
+    return;
+  }
+  if (segment.size > options_.capacity_bytes ||
+      shm::page_align(shm::stored_bytes(segment.size, segment.description.size())) >
+          space_.capacity()) {
+    outside_.refused(ticket, fail(Errc::too_large, shown(segment.id) + ": " +
+                                                       format_size(segment.size) +
+                                                       " asked, the store's capacity is " +
+                                                       format_size(options_.capacity_bytes) +
+                                                       "; split it, or start forebayd with a "
+                                                       "larger --capacity")
+                                 .error);
+    return;
+  }
+  const shm::Key key = table_.key_of(segment.id);
+  if (answer_repetition(ticket, segment, key)) return;
+  auto version = choose_version(segment, key);
+  if (!version) {
+    outside_.refused(ticket, std::move(version.error()));
+    return;
+  }
+  Pending pending;
+  pending.ticket = ticket;
+  pending.segment = segment;
+  pending.key = key;
+  pending.version = *version;
+  pending.deadline = deadline_after(now, segment.timeout_ns);
+  pending.bytes = shm::stored_bytes(segment.size, segment.description.size());
+  creations_[key].push_back({.version = *version,
+                             .entry = no_entry,
+                             .token = segment.token,
+                             .owner_slot = segment.owner_slot,
+                             .ticket = ticket});
+  if (attempt(pending) == Attempt::full) {
+    if (segment.timeout_ns == 0) {
+      refuse(pending, full_error(pending));
+    } else {
+      pending.id = segment.id;
+      pending.description.assign(segment.description.begin(), segment.description.end());
+      parked_.push_back(std::move(pending));
+    }
+  }
+  keep_memory_ready();
+}
+
+void Rules::refuse(const Pending& pending, Error error) {
+  forget_creation(pending.key, pending.version);
+  outside_.refused(pending.ticket, std::move(error));
+}
+
+// Finds memory for a pending create. done: it is answered. parked: a memory job has it.
+Rules::Attempt Rules::attempt(Pending& pending) {
+  if (!table_.has_room()) {
+    if (table_.at_limit() && eviction_.count() + tombstones_.size() > 0) {
+      while (!table_.has_room() && !tombstones_.empty()) {
+        const auto [entry, serial] = tombstones_.front();
+        tombstones_.pop_front();
+        if (table_.word(entry).state() == State::tombstone && table_.serial(entry) == serial)
+          table_.forget(entry);
+      }
+    }
+    if (!table_.has_room()) {
+      if (auto growth = table_.wants_growth(true)) {
+        MemoryJob job{.urgent = true, .arena = {}, .index_ranges = growth->ranges};
+        run(ForIndex{std::move(*growth)}, std::move(job));
+      }
+      if (table_.at_limit()) {
+        refuse(pending, fail(Errc::limit_reached,
+                             "the index is full: " + plural(table_.sealed_count(), "segment") +
+                                 "; remove some, or start forebayd with larger --max-segments")
+                            .error);
+        return Attempt::done;
+      }
+      // The index grows: the create waits for that, however short its own timeout.
+      if (pending.id.empty()) {
+        pending.id = pending.segment.id;
+        pending.description.assign(pending.segment.description.begin(),
+                                   pending.segment.description.end());
+      }
+      pending.deadline = std::max(pending.deadline, now_ + std::chrono::seconds(10));
+      parked_.push_back(std::move(pending));
+      return Attempt::parked;
+    }
+  }
+
+  const bool in_slab = pending.segment.packed && Slabs::fits(pending.bytes);
+  if (pending.bytes == 0) {
+    finish_create(pending, shm::Location(), false);
+    return Attempt::done;
+  }
+  if (in_slab) {
+    if (const auto slot = slabs_.take(pending.bytes)) {
+      finish_create(pending, shm::Location(0, *slot), true);
+      return Attempt::done;
+    }
+  }
+  const std::uint64_t bytes =
+      in_slab ? Slabs::slab_bytes(pending.bytes) : shm::page_align(pending.bytes);
+  const std::uint64_t alignment = in_slab ? bytes : shm::page_bytes;
+  const auto use = [&](const Extent& extent) {
+    std::uint64_t offset = extent.offset;
+    if (in_slab) {
+      slabs_.add(pending.bytes, extent);
+      offset = *slabs_.take(pending.bytes);
+    }
+    finish_create(pending, shm::Location(0, offset), in_slab);
+  };
+  if (const auto extent = space_.take_warm(bytes, alignment)) {
+    use(*extent);
+    return Attempt::done;
+  }
+  auto growth = space_.plan(bytes, alignment);
+  if (!growth && make_room(bytes)) {
+    if (const auto extent = space_.take_warm(bytes, alignment)) {
+      use(*extent);
+      return Attempt::done;
+    }
+    growth = space_.plan(bytes, alignment);
+  }
+  if (!growth) return Attempt::full;
+  if (pending.id.empty()) {
+    pending.id = pending.segment.id;
+    pending.description.assign(pending.segment.description.begin(),
+                               pending.segment.description.end());
+  }
+  MemoryJob job{.urgent = true, .arena = growth->work, .index_ranges = {}};
+  run(ForPending{std::move(*growth), std::move(pending), in_slab}, std::move(job));
+  return Attempt::parked;
+}
+
+void Rules::finish_create(Pending& pending, shm::Location location, bool in_slab) {
+  const NewSegment& segment = pending.segment;
+  const bool copied = !pending.id.empty();  // it had to wait: the request's frame is gone
+  SegmentFields fields;
+  fields.id = copied ? std::string_view(pending.id) : segment.id;
+  fields.key = pending.key;
+  fields.version = pending.version;
+  fields.size = segment.size;
+  fields.brief = segment.brief;
+  fields.description =
+      copied ? std::span<const std::byte>(pending.description) : segment.description;
+  fields.location = location;
+  fields.flags = (segment.evictable ? shm::flag_bit(RecordFlag::evictable) : 0) |
+                 (segment.persistent ? shm::flag_bit(RecordFlag::persistent) : 0) |
+                 (in_slab ? shm::flag_bit(RecordFlag::in_slab) : 0);
+  fields.owner_slot = segment.owner_slot;
+  fields.writer_uid = segment.writer_uid;
+  fields.token = segment.token;
+  auto entry = table_.begin(fields);
+  if (!entry) {
+    if (in_slab) {
+      if (const auto emptied = slabs_.give_back(location.offset(), pending.bytes))
+        release(*emptied);
+    } else if (pending.bytes > 0) {
+      release({location.offset(), shm::page_align(pending.bytes)});
+    }
+    refuse(pending, exhausted_error(pending, entry.error().code));
+    return;
+  }
+  find_creation(pending.key, pending.version)->entry = *entry;
+  outside_.created(pending.ticket, {.entry = *entry,
+                                    .version = pending.version,
+                                    .serial = table_.serial(*entry),
+                                    .location = location,
+                                    .size = segment.size,
+                                    .description = fields.description});
+}
+
+Result<void> Rules::seal(EntryNumber entry, std::uint64_t serial, std::uint32_t slot,
+                         bool repeated, std::uint64_t now_ns) {
+  const bool known = entry != no_entry && entry < table_.entries_max() &&
+                     entry < table_.index().live->entries_end.load(std::memory_order_relaxed);
+  if (!known || table_.serial(entry) != serial || table_.owner_slot(entry) != slot)
+    return fail(Errc::not_found, "nothing of that number is being created by this process");
+  const State state = table_.word(entry).state();
+  if (state == State::sealed && repeated) return {};
+  if (state != State::creating)
+    return fail(Errc::bad_state, shown(table_.id(entry), table_.version(entry)) +
+                                     " is not being created any more");
+  const shm::Key key = table_.key(entry);
+  const std::uint64_t version = table_.version(entry);
+  table_.seal(entry, now_ns);
+  forget_creation(key, version);
+  if (table_.has_flag(entry, RecordFlag::evictable)) eviction_.add(entry);
+  for (const Ticket ticket : waiters_.wake(key, version)) outside_.awaited(ticket);
+  return {};
+}
+
+Result<void> Rules::abort(EntryNumber entry, std::uint64_t serial, std::uint32_t slot,
+                          bool repeated) {
+  const bool known = entry != no_entry && entry < table_.entries_max() &&
+                     entry < table_.index().live->entries_end.load(std::memory_order_relaxed);
+  if (!known || table_.serial(entry) != serial || table_.owner_slot(entry) != slot ||
+      table_.word(entry).state() != State::creating) {
+    if (repeated) return {};
+    return fail(Errc::bad_state, "nothing of that number is being created by this process");
+  }
+  forget_creation(table_.key(entry), table_.version(entry));
+  remove_entry(entry);
+  keep_memory_ready();
+  return {};
+}
+
+// ------------------------------------------------------------------------------------- removing
+
+Result<std::uint64_t> Rules::remove(std::string_view id, std::uint64_t version,
+                                    std::uint64_t serial, bool repeated) {
+  const shm::Key key = table_.key_of(id);
+  std::uint64_t removed = 0;
+  for (const EntryNumber entry : table_.family(key)) {
+    if (version != 0 && table_.version(entry) != version) continue;
+    if (serial != 0 && table_.serial(entry) != serial) continue;
+    if (table_.word(entry).state() == State::tombstone) {
+      // The reason why it is gone is gone, too: whoever removes it knows.
+      table_.forget(entry);
+      continue;
+    }
+    remove_entry(entry);
+    ++removed;
+  }
+  keep_memory_ready();
+  if (removed == 0 && !repeated) {
+    if (serial != 0)
+      return fail(Errc::stale_ref, "the segment of this ref to " + shown(id, version) +
+                                       " is not in the store any more");
+    return fail(Errc::not_found, "no segment " + shown(id, version));
+  }
+  return removed;
+}
+
+void Rules::remove_entry(EntryNumber entry) {
+  eviction_.remove(entry);
+  table_.begin_removal(entry);
+  try_finish_removal(entry);
+}
+
+void Rules::try_finish_removal(EntryNumber entry) {
+  if (census_.pinned(entry)) {
+    if (!deferred_.contains(entry)) {
+      table_.set_wanted(entry, true);
+      // Asked first, looked second: the last release may have come in between.
+      if (census_.pinned(entry)) {
+        deferred_.insert(entry);
+        return;
+      }
+    } else {
+      return;
+    }
+  }
+  deferred_.erase(entry);
+  give_memory_back(entry);
+}
+
+// The entry is freed before its memory can be given to anybody else: a daemon that dies in between
+// finds memory that nobody covers, never two segments over the same bytes.
+void Rules::give_memory_back(EntryNumber entry) {
+  const std::uint64_t bytes =
+      shm::stored_bytes(table_.size(entry), table_.description_size(entry));
+  const std::uint64_t offset = table_.location(entry).offset();
+  const bool in_slab = table_.has_flag(entry, RecordFlag::in_slab);
+  if (table_.word(entry).state() == State::removing) table_.finish_removal(entry);
+  if (bytes == 0) return;
+  if (in_slab) {
+    if (const auto emptied = slabs_.give_back(offset, bytes)) release(*emptied);
+    serve_parked();
+  } else {
+    release({offset, shm::page_align(bytes)});
+  }
+}
+
+void Rules::release(const Extent& extent) {
+  space_.release(extent);
+  serve_parked();
+}
+
+void Rules::nudge(EntryNumber entry) {
+  if (!deferred_.contains(entry)) return;
+  try_finish_removal(entry);
+  keep_memory_ready();
+}
+
+bool Rules::evict(EntryNumber entry) {
+  if (table_.word(entry).state() != State::sealed) return false;
+  table_.mark_evicting(entry);
+  if (census_.pinned(entry)) {
+    table_.unmark_evicting(entry);
+    return false;
+  }
+  eviction_.remove(entry);
+  table_.bury(entry, shm::Reason::evicted);
+  tombstones_.emplace_back(entry, table_.serial(entry));
+  give_memory_back(entry);
+  bound_tombstones();
+  return true;
+}
+
+void Rules::bound_tombstones() {
+  while (tombstones_.size() > options_.tombstones_max) {
+    const auto [entry, serial] = tombstones_.front();
+    tombstones_.pop_front();
+    if (table_.word(entry).state() == State::tombstone && table_.serial(entry) == serial)
+      table_.forget(entry);
+  }
+}
+
+// Drops what may be dropped until `bytes` could be planned; false: not even then.
+bool Rules::make_room(std::uint64_t bytes) {
+  for (const Extent& extent : slabs_.give_up_empty()) space_.release(extent);
+  census_.drain_accesses([this](EntryNumber entry) { eviction_.touch(entry); });
+  std::set<EntryNumber> pinned;
+  while (space_.warm() + space_.ungrown() < bytes) {
+    const EntryNumber coldest =
+        eviction_.coldest([&](EntryNumber entry) { return !pinned.contains(entry); });
+    if (coldest == no_entry) return false;
+    if (!evict(coldest)) pinned.insert(coldest);
+  }
+  return true;
+}
+
+// Retries what waits for room, in order of arrival; what does not fit yet lets others pass.
+void Rules::serve_parked() {
+  if (serving_parked_ || parked_.empty()) return;
+  serving_parked_ = true;
+  std::list<Pending> again;
+  again.swap(parked_);
+  while (!again.empty()) {
+    Pending pending = std::move(again.front());
+    again.pop_front();
+    pending.segment.id = pending.id;
+    pending.segment.description = pending.description;
+    if (attempt(pending) == Attempt::full) parked_.push_back(std::move(pending));
+  }
+  serving_parked_ = false;
+}
+
+// -------------------------------------------------------------------------------------- waiting
+
+void Rules::await(Ticket ticket, std::string_view id, VersionWish wish, TimePoint deadline,
+                  TimePoint now) {
+  now_ = now;
+  const shm::Key key = table_.key_of(id);
+  const auto entry =
+      wish.exact != 0 ? table_.find_exact(key, wish.exact) : table_.find_newest(key);
+  const bool there = entry && (wish.exact != 0 || table_.version(*entry) > wish.after);
+  if (there) {
+    outside_.awaited(ticket);
+  } else if (deadline <= now) {
+    outside_.refused(ticket, fail(Errc::not_found, "no segment " + shown(id, wish.exact)).error);
+  } else {
+    waiters_.park(ticket, key, wish, deadline);
+  }
+}
+
+Result<EntryNumber> Rules::find(std::string_view id, std::uint64_t version) const {
+  const shm::Key key = table_.key_of(id);
+  const auto entry = version != 0 ? table_.find_exact(key, version) : table_.find_newest(key);
+  if (!entry) return fail(Errc::not_found, "no segment " + shown(id, version));
+  return *entry;
+}
+
+// --------------------------------------------------------------------------------------- events
+
+void Rules::session_ended(SessionId session) {
+  waiters_.drop(session);
+  for (auto pending = parked_.begin(); pending != parked_.end();) {
+    if (pending->ticket.session != session) {
+      ++pending;
+      continue;
+    }
+    forget_creation(pending->key, pending->version);
+    pending = parked_.erase(pending);
+  }
+  // Those whose memory is on its way: it will find nobody who wants it.
+  for (const auto& [number, purpose] : jobs_)
+    if (const auto* job = std::get_if<ForPending>(&purpose))
+      if (job->pending.ticket.session == session)
+        forget_creation(job->pending.key, job->pending.version);
+}
+
+void Rules::process_ended(std::uint32_t slot) {
+  std::vector<EntryNumber> orphans;
+  for (const auto& [key, creations] : creations_)
+    for (const Creation& creation : creations)
+      if (creation.owner_slot == slot && creation.entry != no_entry)
+        orphans.push_back(creation.entry);
+  for (const EntryNumber entry : orphans) {
+    forget_creation(table_.key(entry), table_.version(entry));
+    remove_entry(entry);
+  }
+  for (const EntryNumber entry : std::vector<EntryNumber>(deferred_.begin(), deferred_.end()))
+    try_finish_removal(entry);
+  serve_parked();
+  keep_memory_ready();
+}
+
+void Rules::memory_done(std::uint64_t number, const std::error_code& error, TimePoint now) {
+  now_ = now;
+  const auto found = jobs_.find(number);
+  if (found == jobs_.end()) return;
+  Purpose purpose = std::move(found->second);
+  jobs_.erase(found);
+  const bool succeeded = !error;
+
+  if (auto* job = std::get_if<ForPending>(&purpose)) {
+    space_.settle(job->growth, succeeded);
+    Pending& pending = job->pending;
+    pending.segment.id = pending.id;
+    pending.segment.description = pending.description;
+    const Extent& extent = job->growth.extent;
+    const Creation* creation = find_creation(pending.key, pending.version);
+    const bool wanted = creation != nullptr && creation->ticket == pending.ticket;
+    if (!succeeded) {
+      reserve_again_at_ = now + reserve_pause;
+      if (wanted) refuse(pending, exhausted_error(pending, error));
+    } else if (!wanted) {
+      release(extent);
+    } else if (job->for_slab) {
+      slabs_.add(pending.bytes, extent);
+      finish_create(pending, shm::Location(0, *slabs_.take(pending.bytes)), true);
+    } else {
+      finish_create(pending, shm::Location(0, extent.offset), false);
+    }
+  } else if (auto* reserve = std::get_if<ForReserve>(&purpose)) {
+    space_.settle_reserve(reserve->extent, succeeded);
+    reserve_running_ = false;
+    if (!succeeded) reserve_again_at_ = now + reserve_pause;
+  } else if (auto* trim = std::get_if<ForTrim>(&purpose)) {
+    for (const Extent& extent : trim->extents) space_.punched(extent);
+  } else if (auto* index = std::get_if<ForIndex>(&purpose)) {
+    table_.grown(index->growth, succeeded);
+    if (!succeeded) {
+      reserve_again_at_ = now + reserve_pause;
+      for (Pending& pending : parked_)
+        if (!table_.has_room()) refuse(pending, exhausted_error(pending, error));
+      if (!table_.has_room()) parked_.clear();
+    }
+  }
+  serve_parked();
+  keep_memory_ready();
+}
+
+void Rules::tick(TimePoint now) {
+  now_ = now;
+  for (const Ticket ticket : waiters_.expire(now))
+    outside_.refused(ticket, fail(Errc::timed_out, "not sealed before the deadline").error);
+  for (auto pending = parked_.begin(); pending != parked_.end();) {
+    if (pending->deadline > now) {
+      ++pending;
+      continue;
+    }
+    Pending late = std::move(*pending);
+    pending = parked_.erase(pending);
+    late.segment.id = late.id;
+    refuse(late, full_error(late));
+  }
+  if (!deferred_.empty() && now >= rescan_at_) {
+    // A client that died between its release and its nudge would otherwise keep the memory.
+    for (const EntryNumber entry : std::vector<EntryNumber>(deferred_.begin(), deferred_.end()))
+      try_finish_removal(entry);
+    rescan_at_ = now + rescan_interval;
+  }
+  if (!parked_.empty() && eviction_.count() > 0) serve_parked();
+  keep_memory_ready();
+}
+
+std::optional<TimePoint> Rules::next_wakeup() const {
+  std::optional<TimePoint> next = waiters_.next_deadline();
+  const auto also = [&next](TimePoint at) { next = next ? std::min(*next, at) : at; };
+  for (const Pending& pending : parked_) also(pending.deadline);
+  if (!deferred_.empty()) also(rescan_at_);
+  if (!parked_.empty() && eviction_.count() > 0) also(now_ + rescan_interval);
+  if (now_ < reserve_again_at_) also(reserve_again_at_);
+  return next;
+}
+
+void Rules::drop_all(bool keep_persistent) {
+  const std::uint32_t end = table_.index().live->entries_end.load(std::memory_order_relaxed);
+  for (EntryNumber entry = 1; entry < end; ++entry) {
+    const State state = table_.word(entry).state();
+    if (state != State::sealed) continue;
+    if (keep_persistent && table_.has_flag(entry, RecordFlag::persistent)) continue;
+    remove_entry(entry);
+  }
+}
+
+// --------------------------------------------------------------------------------------- memory
+
+void Rules::run(Purpose purpose, MemoryJob job) {
+  job.number = next_job_++;
+  jobs_.emplace(job.number, std::move(purpose));
+  outside_.start(std::move(job));
+}
+
+void Rules::keep_memory_ready() {
+  const std::uint64_t keep = std::max(options_.keep_warm_bytes, options_.reserve_bytes);
+  if (space_.warm() > keep) {
+    std::vector<Extent> trimmed = space_.trim(keep);
+    MemoryJob job{.arena = {.punch = trimmed, .grow = {}}, .index_ranges = {}};
+    run(ForTrim{std::move(trimmed)}, std::move(job));
+  }
+  if (now_ < reserve_again_at_) return;
+  if (auto growth = table_.wants_growth(false)) {
+    MemoryJob job{.arena = {}, .index_ranges = growth->ranges};
+    run(ForIndex{std::move(*growth)}, std::move(job));
+  }
+  if (reserve_running_) return;
+  const std::uint64_t warm = space_.warm();
+  if (warm >= options_.reserve_bytes) return;
+  const auto extent =
+      space_.plan_reserve(std::min(reserve_step, options_.reserve_bytes - warm));
+  if (!extent) return;
+  reserve_running_ = true;
+  MemoryJob job{.arena = {.punch = {}, .grow = {*extent}}, .index_ranges = {}};
+  run(ForReserve{*extent}, std::move(job));
+}
+
+void Rules::begin() { keep_memory_ready(); }
+
+// ------------------------------------------------------------------------------------ a restart
+
+std::uint64_t Rules::adopt(const SegmentTable::Found& found, const std::vector<bool>& living) {
+  std::uint64_t unsound = 0;
+  // Every segment that has memory claims it; who comes second to the same bytes cannot be trusted.
+  const auto claim = [&](EntryNumber entry) {
+    const std::uint64_t bytes =
+        shm::stored_bytes(table_.size(entry), table_.description_size(entry));
+    if (bytes == 0) return true;
+    const std::uint64_t offset = table_.location(entry).offset();
+    if (!table_.has_flag(entry, RecordFlag::in_slab))
+      return space_.adopt_used({offset, shm::page_align(bytes)});
+    if (!Slabs::fits(bytes)) return false;
+    bool sound = false;
+    const auto slab = slabs_.adopt(offset, bytes, sound);
+    return (!slab || space_.adopt_used(*slab)) && sound;
+  };
+  std::vector<EntryNumber> sealed = found.resident;
+  for (const EntryNumber entry : found.evicting) {
+    // Nobody had acted on the mark yet.
+    table_.unmark_evicting(entry);
+    sealed.push_back(entry);
+  }
+  for (const EntryNumber entry : sealed) {
+    if (!claim(entry)) {
+      ++unsound;
+      table_.begin_removal(entry);
+      table_.finish_removal(entry);
+      continue;
+    }
+    if (table_.has_flag(entry, RecordFlag::evictable)) eviction_.add(entry);
+  }
+  for (const EntryNumber entry : found.creating) {
+    const std::uint32_t slot = table_.owner_slot(entry);
+    const bool alive = slot < living.size() && living[slot];
+    if (!claim(entry)) {
+      ++unsound;
+      table_.begin_removal(entry);
+      table_.finish_removal(entry);
+    } else if (alive) {
+      creations_[table_.key(entry)].push_back({.version = table_.version(entry),
+                                               .entry = entry,
+                                               .token = table_.token(entry),
+                                               .owner_slot = slot,
+                                               .ticket = {}});
+    } else {
+      remove_entry(entry);
+    }
+  }
+  for (const EntryNumber entry : found.removing) {
+    if (!claim(entry)) {
+      ++unsound;
+      table_.finish_removal(entry);
+    } else {
+      try_finish_removal(entry);
+    }
+  }
+  for (const EntryNumber entry : found.tombstones)
+    tombstones_.emplace_back(entry, table_.serial(entry));
+  bound_tombstones();
+  return unsound;
+}
+
+std::vector<Extent> Rules::adopt_memory(std::span<const shm::Range> touched) {
+  for (const shm::Range& range : touched) space_.adopt_warm({range.offset, range.bytes});
+  // Whatever else is free may still have pages: above the capacity, or reserved and never touched.
+  return space_.cold_runs();
+}
+
+// ------------------------------------------------------------------------------------ for people
+
+Usage Rules::usage() const {
+  std::uint64_t creating = 0;
+  for (const auto& [key, creations] : creations_) creating += creations.size();
+  std::uint64_t parked = parked_.size();
+  for (const auto& [number, purpose] : jobs_) parked += std::holds_alternative<ForPending>(purpose);
+  return {.capacity = space_.capacity(),
+          .used = space_.used(),
+          .warm = space_.warm(),
+          .growing = space_.growing(),
+          .ungrown = space_.ungrown(),
+          .slabs = slabs_.slabs_bytes(),
+          .slab_items = slabs_.items_bytes(),
+          .segments = table_.sealed_count(),
+          .ids = table_.id_count(),
+          .creating = creating,
+          .removing = deferred_.size(),
+          .tombstones = tombstones_.size(),
+          .waiters = waiters_.count(),
+          .parked = parked};
+}
+
+// "store full: 64 MiB asked for 'a', 12 MiB free, 3.1 GiB pinned by pid 4711 (kmeans.py); …"
+Error Rules::full_error(const Pending& pending) {
+  std::string text = "store full: " + format_size(pending.segment.size) + " asked for " +
+                     shown(pending.segment.id) + ", " +
+                     format_size(space_.warm() + space_.ungrown()) + " of " +
+                     format_size(space_.capacity()) + " free";
+  auto holders = census_.holders_of_all([this](EntryNumber entry) -> std::uint64_t {
+    const State state = table_.word(entry).state();
+    return SegmentTable::readable(state) || state == State::removing ? table_.size(entry) : 0;
+  });
+  std::sort(holders.begin(), holders.end(),
+            [](const PinHolder& a, const PinHolder& b) { return a.bytes > b.bytes; });
+  constexpr std::size_t holders_named = 3;
+  for (std::size_t i = 0; i < std::min(holders_named, holders.size()); ++i) {
+    if (holders[i].bytes == 0) break;
+    text += ", " + format_size(holders[i].bytes) + " pinned by pid " +
+            std::to_string(holders[i].pid) + " (" + holders[i].name + ")";
+  }
+  text += "; remove segments, pass a timeout to wait for room, or start forebayd with a larger "
+          "--capacity";
+  return {make_error_code(Errc::store_full), std::move(text)};
+}
+
+Error Rules::exhausted_error(const Pending& pending, const std::error_code& error) const {
+  return {make_error_code(Errc::store_full),
+          "store full: " + format_size(pending.segment.size) + " asked for " +
+              shown(pending.segment.id) + ", and the system gave no memory for it (" +
+              error.message() +
+              "): something else fills /dev/shm, or a memory limit of the daemon's is reached"};
+}
+
+}  // namespace forebay::daemon

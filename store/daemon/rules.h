@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rules: what a namespace of the store does with each request. One function a request; no socket,
+// no clock, no payload byte.
+//
+// Answers that can be given at once are return values; those that may have to wait (for memory, for
+// room, for a version) come through Outside, sometimes before the call returns. Owned by the
+// daemon's thread. After any call, the sum of used, warm, growing and ungrown memory is the capacity
+// (I6).
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <list>
+#include <map>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+
+#include "store/daemon/arena_space.h"
+#include "store/daemon/clock.h"
+#include "store/daemon/eviction.h"
+#include "store/daemon/outside.h"
+#include "store/daemon/pin_census.h"
+#include "store/daemon/segment_table.h"
+#include "store/daemon/slabs.h"
+#include "store/daemon/ticket.h"
+#include "store/daemon/waiters.h"
+#include "store/error.h"
+
+namespace forebay::daemon {
+
+struct RulesOptions {
+  std::uint64_t capacity_bytes = 0;
+  std::uint64_t address_bytes = 0;    // of the arena
+  std::uint64_t reserve_bytes = 0;    // warm memory to keep ahead of demand
+  std::uint64_t keep_warm_bytes = 0;  // freed memory above this is given back to the system
+  std::size_t tombstones_max = 65536;
+};
+
+// A create request; its texts are the caller's and copied if it has to wait.
+struct NewSegment {
+  std::string_view id;
+  std::uint64_t version = 0;  // 0: the next
+  std::uint64_t size = 0;
+  std::uint64_t brief = 0;
+  std::span<const std::byte> description;
+  bool evictable = false;
+  bool persistent = false;
+  bool packed = false;  // small, copied by the daemon: may share pages with others
+  std::uint64_t timeout_ns = 0;
+  std::uint64_t token = 0;
+  std::uint32_t owner_slot = 0;
+  std::uint32_t writer_uid = 0;
+};
+
+struct Usage {
+  std::uint64_t capacity = 0;
+  std::uint64_t used = 0;     // by segments and slabs, in whole pages
+  std::uint64_t warm = 0;     // free, with memory
+  std::uint64_t growing = 0;  // on its way
+  std::uint64_t ungrown = 0;  // not yet taken from the system
+  std::uint64_t slabs = 0;    // part of used
+  std::uint64_t slab_items = 0;
+  std::uint64_t segments = 0;
+  std::uint64_t ids = 0;
+  std::uint64_t creating = 0;
+  std::uint64_t removing = 0;
+  std::uint64_t tombstones = 0;
+  std::uint64_t waiters = 0;
+  std::uint64_t parked = 0;  // creates that wait for memory or room
+};
+
+class Rules {
+ public:
+  Rules(SegmentTable& table, PinCensus& census, Outside& outside, const RulesOptions& options);
+
+  // --- requests
+
+  // Answered by Outside::created or refused, with this ticket.
+  void create(Ticket ticket, const NewSegment& segment, TimePoint now);
+  // Only the creator's slot may seal or abort. `repeated`: the request may have worked before.
+  Result<void> seal(EntryNumber entry, std::uint64_t serial, std::uint32_t slot, bool repeated,
+                    std::uint64_t now_ns);
+  Result<void> abort(EntryNumber entry, std::uint64_t serial, std::uint32_t slot, bool repeated);
+  // Removes one version (or all: version 0); serial 0: whichever segment it is.
+  Result<std::uint64_t> remove(std::string_view id, std::uint64_t version, std::uint64_t serial,
+                               bool repeated);
+  // Answered by Outside::awaited or refused.
+  void await(Ticket ticket, std::string_view id, VersionWish wish, TimePoint deadline,
+             TimePoint now);
+  // A pin that was wanted may have ended.
+  void nudge(EntryNumber entry);
+  // The segment that stat speaks of.
+  Result<EntryNumber> find(std::string_view id, std::uint64_t version) const;
+
+  // --- events
+
+  // The session's waits and parked creates are void; what its process holds stays.
+  void session_ended(SessionId session);
+  // The process has died and its table is out of the census: what it was making goes.
+  void process_ended(std::uint32_t slot);
+  void memory_done(std::uint64_t job, const std::error_code& error, TimePoint now);
+  // Does what is due at `now`.
+  void tick(TimePoint now);
+  std::optional<TimePoint> next_wakeup() const;
+
+  // Takes every segment away that nobody pins, but for persistent ones if they are to be kept.
+  void drop_all(bool keep_persistent);
+
+  // --- a restart
+
+  // Takes over what the table found in an index that another daemon left; `living` says which slots
+  // belong to living processes. Returns how many segments it had to give up as unsound.
+  std::uint64_t adopt(const SegmentTable::Found& found, const std::vector<bool>& living);
+  // After adopt: which ranges of the arena have memory. What no segment covers becomes warm, as far
+  // as the capacity allows; everything returned must be punched before serving begins.
+  std::vector<Extent> adopt_memory(std::span<const shm::Range> touched);
+
+  // Starts the reserve and whatever else is to be prepared; once, when serving begins.
+  void begin();
+
+  Usage usage() const;
+  const ArenaSpace& space() const { return space_; }
+  bool creating(EntryNumber entry) const;
+  const std::set<EntryNumber>& deferred() const { return deferred_; }
+
+ private:
+  // A create on its way: it has a version, but not yet an entry.
+  struct Pending {
+    Ticket ticket;
+    NewSegment segment;
+    std::string id;
+    std::vector<std::byte> description;
+    shm::Key key;
+    std::uint64_t version = 0;
+    TimePoint deadline;
+    std::uint64_t bytes = 0;  // stored
+  };
+  struct Creation {
+    std::uint64_t version = 0;
+    EntryNumber entry = no_entry;  // no_entry: pending
+    std::uint64_t token = 0;
+    std::uint32_t owner_slot = 0;
+    Ticket ticket;
+  };
+  struct KeyHash {
+    std::size_t operator()(const shm::Key& key) const { return key.low; }
+  };
+  // What a memory job is for.
+  struct ForPending {
+    Growth growth;
+    Pending pending;
+    bool for_slab = false;
+  };
+  struct ForReserve {
+    Extent extent;
+  };
+  struct ForTrim {
+    std::vector<Extent> extents;
+  };
+  struct ForIndex {
+    IndexGrowth growth;
+  };
+  using Purpose = std::variant<ForPending, ForReserve, ForTrim, ForIndex>;
+  enum class Attempt { done, parked, full };
+
+  Result<std::uint64_t> choose_version(const NewSegment& segment, const shm::Key& key);
+  bool answer_repetition(Ticket ticket, const NewSegment& segment, const shm::Key& key);
+  Attempt attempt(Pending& pending);
+  void finish_create(Pending& pending, shm::Location location, bool in_slab);
+  void refuse(const Pending& pending, Error error);
+  void forget_creation(const shm::Key& key, std::uint64_t version);
+  Creation* find_creation(const shm::Key& key, std::uint64_t version);
+
+  bool make_room(std::uint64_t bytes);
+  bool evict(EntryNumber entry);
+  void remove_entry(EntryNumber entry);
+  void try_finish_removal(EntryNumber entry);
+  void give_memory_back(EntryNumber entry);
+  void release(const Extent& extent);
+  void serve_parked();
+  void keep_memory_ready();
+  void bound_tombstones();
+  void run(Purpose purpose, MemoryJob job);
+  Error full_error(const Pending& pending);
+  Error exhausted_error(const Pending& pending, const std::error_code& error) const;
+
+  SegmentTable& table_;
+  PinCensus& census_;
+  Outside& outside_;
+  RulesOptions options_;
+  ArenaSpace space_;
+  Slabs slabs_;
+  Waiters waiters_;
+  Eviction eviction_;
+  std::unordered_map<shm::Key, std::vector<Creation>, KeyHash> creations_;
+  std::list<Pending> parked_;         // for room, or for the index to grow
+  std::set<EntryNumber> deferred_;    // removing, pinned
+  std::deque<std::pair<EntryNumber, std::uint64_t>> tombstones_;  // oldest first, with serials
+  std::unordered_map<std::uint64_t, Purpose> jobs_;
+  std::uint64_t next_job_ = 1;
+  bool reserve_running_ = false;
+  TimePoint now_{};                   // of the last event
+  TimePoint rescan_at_{};
+  TimePoint reserve_again_at_{};      // after the system refused memory
+  bool serving_parked_ = false;
+};
+
+}  // namespace forebay::daemon

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+// Server: the event loop around the rules. It translates: frames to calls, answers to frames, the
+// kernel's events to the rules' events. It decides nothing about segments.
+//
+// One thread. A peer that sends what is not a message, or does not take its answers, loses its
+// session; nothing that a peer does reaches further.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "store/daemon/instance.h"
+#include "store/daemon/memory_worker.h"
+#include "store/daemon/outside.h"
+#include "store/daemon/pin_tables.h"
+#include "store/daemon/processes.h"
+#include "store/daemon/rules.h"
+#include "store/daemon/session.h"
+#include "store/daemon/store_memory.h"
+#include "store/error.h"
+#include "store/wire/codec.h"
+#include "store/wire/message.h"
+#include "store/wire/socket.h"
+
+namespace forebay::daemon {
+
+struct ServerOptions {
+  RulesOptions rules;
+  // An embedded daemon ends so long after its last client has gone; zero: never.
+  std::chrono::seconds idle_exit{0};
+};
+
+enum class Ending { keep, drop, drop_unless_persistent };
+
+class Server final : public Outside {
+ public:
+  // Everything given must outlive the server. The listener is listening.
+  Server(StoreMemory& memory, wire::Descriptor listener, const ServerOptions& options);
+  ~Server() override;
+
+  // Takes over what the store's memory holds; before `serve`, once. Returns what it found, for the
+  // log.
+  struct Adopted {
+    std::uint64_t segments = 0;
+    std::uint64_t living_processes = 0;
+    std::uint64_t unsound = 0;
+    std::uint64_t slots_repaired = 0;
+  };
+  Result<Adopted> adopt();
+
+  // Serves until a signal, a stop request or idleness ends it, and says how.
+  Result<Ending> serve();
+
+  // From another thread or a signal handler's: ends `serve`.
+  void stop();
+
+  // Outside:
+  void created(Ticket ticket, const CreatedSegment& segment) override;
+  void refused(Ticket ticket, Error error) override;
+  void awaited(Ticket ticket) override;
+  void start(MemoryJob job) override;
+
+ private:
+  enum class Source : std::uint8_t { listener, signal, wake, worker, session, process };
+  static std::uint64_t tag(Source source, std::uint64_t id) {
+    return static_cast<std::uint64_t>(source) << 56U | id;
+  }
+
+  // What has to be known about a create or put until it is answered.
+  struct InFlight {
+    bool is_put = false;
+    std::span<const std::byte> payload;  // into the frame, or into `kept`
+    std::vector<std::byte> kept;
+  };
+  struct Batch {
+    std::vector<wire::PutManyItem> items;
+    std::vector<std::string> details;
+    std::size_t missing = 0;
+  };
+
+  // The loop.
+  void watch(int descriptor, std::uint32_t events, std::uint64_t tag);
+  void dispatch(std::uint64_t tag, std::uint32_t events);
+  void accept_sessions();
+  void serve_session(SessionId id, std::uint32_t events);
+  void handle_signal();
+  void finish_memory_jobs();
+  void process_died(Slot slot);
+  void dismiss(Slot slot, const char* why);
+  void do_what_is_due();
+  int milliseconds_to_wait() const;
+
+  // Requests; each answers, now or later.
+  void handle_frame(Session& session, std::span<const std::byte> frame,
+                    const std::optional<ucred>& credentials);
+  void handle_request(Session& session, wire::Op op, std::uint32_t number,
+                      std::span<const std::byte> frame);
+  void hello(Session& session, std::uint32_t number, const wire::HelloRequest& request);
+  void goodbye(Session& session);
+  void create(Session& session, std::uint32_t number, const wire::NewSegment& segment);
+  void put(Session& session, std::uint32_t number, const wire::PutRequest& request);
+  void put_many(Session& session, std::uint32_t number, const wire::PutManyRequest& request);
+  void await(Session& session, std::uint32_t number, const wire::AwaitRequest& request);
+  void stat(Session& session, std::uint32_t number, const wire::StatRequest& request);
+  void fork(Session& session, std::uint32_t number);
+  void arrived(Session& session, const wire::ArrivedRequest& request, const ucred& credentials);
+  void holders(Session& session, std::uint32_t number);
+  void arena(Session& session, std::uint32_t number, const wire::ArenaRequest& request);
+  std::string status_text() const;
+  std::string dump_text(std::uint64_t from, std::uint64_t& next) const;
+
+  // Making segments.
+  NewSegment new_segment(const Session& session, const wire::NewSegment& segment, bool packed) const;
+  void begin_create(Ticket ticket, const NewSegment& segment, bool is_put,
+                    std::span<const std::byte> payload);
+  void write_behind(const CreatedSegment& segment);
+  Result<void> finish_put(const CreatedSegment& segment, std::span<const std::byte> payload,
+                          Slot slot);
+  void answer_put(Ticket ticket, const CreatedSegment& segment, Result<void> outcome);
+  void answer_batch_item(Ticket ticket, const wire::PutManyItem& item, std::string detail);
+  void send_batch(const Ticket& ticket);
+
+  // Replies.
+  template <class Reply>
+  void reply(Session& session, wire::Op op, std::uint32_t number, const Reply& reply,
+             std::vector<int> descriptors = {});
+  void reply_failure(Session& session, wire::Op op, std::uint32_t number, const Error& error);
+  template <class T>
+  void reply_or_fail(Session& session, wire::Op op, std::uint32_t number, const Result<T>& result);
+  void send(Session& session, std::vector<int> descriptors);
+  void flush(Session& session);
+  void end_session(SessionId id, const char* why);
+  Session* find_session(SessionId id);
+
+  StoreMemory& memory_;
+  ServerOptions options_;
+  wire::Descriptor listener_;
+  PinTables tables_;
+  Processes processes_;
+  SegmentTable table_;
+  Rules rules_;
+  std::unique_ptr<MemoryWorker> worker_;
+  shm::Descriptor epoll_;
+  shm::Descriptor signals_;
+  shm::Descriptor wake_;
+  std::unordered_map<SessionId, std::unique_ptr<Session>> sessions_;
+  SessionId next_session_ = 1;
+  std::vector<std::byte> inbox_;
+  std::vector<std::byte> frame_;        // the reply that is being made
+  std::vector<SessionId> ending_;       // to be ended when the current event is dealt with
+  std::map<Ticket, InFlight> in_flight_;
+  std::map<Ticket, Batch> batches_;     // by ticket without item
+  // The create or put whose frame is in `inbox_` right now.
+  Ticket current_;
+  InFlight current_flight_;
+  bool current_answered_ = false;
+  std::optional<Ending> ending_how_;
+  TimePoint now_;
+  TimePoint started_at_;
+  TimePoint last_client_at_;
+  TimePoint next_check_at_;
+};
+
+}  // namespace forebay::daemon

@@ -1,0 +1,609 @@
+// SPDX-License-Identifier: Apache-2.0
+// What each request does: check it, call the rules, answer.
+#include <cstring>
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "store/daemon/log.h"
+#include "store/daemon/server.h"
+#include "store/shm/failpoint.h"
+#include "store/units.h"
+
+namespace forebay::daemon {
+namespace {
+
+using wire::Op;
+
+constexpr std::size_t dump_page_bytes = 32 * 1024;
+
+std::uint64_t wall_clock_ns() {
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                        std::chrono::system_clock::now().time_since_epoch())
+                                        .count());
+}
+
+wire::HolderItem item_of(const PinHolder& holder) {
+  return {.pid = holder.pid, .name = holder.name, .pins = holder.pins, .bytes = holder.bytes};
+}
+
+}  // namespace
+
+template <class Reply>
+void Server::reply(Session& session, Op op, std::uint32_t number, const Reply& reply,
+                   std::vector<int> descriptors) {
+  if (auto encoded = wire::encode_reply(reply, op, number, frame_); !encoded) {
+    reply_failure(session, op, number, encoded.error());
+    return;
+  }
+  send(session, std::move(descriptors));
+}
+
+void Server::reply_failure(Session& session, Op op, std::uint32_t number, const Error& error) {
+  wire::encode_failure(error, op, number, frame_);
+  send(session, {});
+}
+
+template <class T>
+void Server::reply_or_fail(Session& session, Op op, std::uint32_t number,
+                           const Result<T>& result) {
+  if (!result) {
+    reply_failure(session, op, number, result.error());
+  } else if constexpr (std::is_void_v<T>) {
+    reply(session, op, number, wire::Empty{});
+  } else {
+    reply(session, op, number, *result);
+  }
+}
+
+void Server::handle_frame(Session& session, std::span<const std::byte> frame,
+                          const std::optional<ucred>& credentials) {
+  const auto header = wire::decode_header(frame);
+  const auto op = header ? static_cast<Op>(header->op) : Op::hello;
+  bool understood = header.has_value();
+  if (understood && !session.admitted) {
+    // Nothing but a greeting is heard before it.
+    if (session.awaits_child) {
+      const auto request = wire::decode_request<wire::ArrivedRequest>(frame);
+      understood = op == Op::arrived && request && credentials;
+      if (understood) arrived(session, *request, *credentials);
+    } else {
+      const auto request = wire::decode_request<wire::HelloRequest>(frame);
+      understood = op == Op::hello && request;
+      if (understood) hello(session, header->number, *request);
+    }
+  } else if (understood) {
+    handle_request(session, op, header->number, frame);
+    return;
+  }
+  if (understood) return;
+  log::warning("bad_message", {{"pid", session.peer.pid}});
+  ending_.push_back(session.id);
+}
+
+void Server::handle_request(Session& session, Op op, std::uint32_t number,
+                            std::span<const std::byte> frame) {
+  // Decodes the request and hands it to `handle`; a malformed one ends the session.
+  const auto with = [&]<class Request>(std::type_identity<Request>, auto&& handle) {
+    auto request = wire::decode_request<Request>(frame);
+    if (request) {
+      handle(*request);
+      return;
+    }
+    log::warning("bad_message", {{"pid", session.peer.pid},
+                                 {"op", static_cast<int>(op)},
+                                 {"reason", request.error().message()}});
+    ending_.push_back(session.id);
+  };
+  const auto as = []<class Request>() { return std::type_identity<Request>{}; };
+  switch (op) {
+    case Op::goodbye:
+      return with(as.operator()<wire::GoodbyeRequest>(), [&](auto&) { goodbye(session); });
+    case Op::grant:
+      return with(as.operator()<wire::GrantRequest>(), [&](auto& request) {
+        reply_or_fail(session, op, number, tables_.grant(session.slot, request.chunk));
+      });
+    case Op::create:
+      return with(as.operator()<wire::CreateRequest>(),
+                  [&](auto& request) { create(session, number, request.segment); });
+    case Op::seal:
+      return with(as.operator()<wire::SealRequest>(), [&](auto& request) {
+        reply_or_fail(session, op, number,
+                      rules_.seal(request.entry, request.serial, session.slot,
+                                  request.repeated != 0, wall_clock_ns()));
+      });
+    case Op::abort:
+      return with(as.operator()<wire::AbortRequest>(), [&](auto& request) {
+        const auto aborted =
+            rules_.abort(request.entry, request.serial, session.slot, request.repeated != 0);
+        if (number != 0) reply_or_fail(session, op, number, aborted);
+      });
+    case Op::put:
+      return with(as.operator()<wire::PutRequest>(),
+                  [&](auto& request) { put(session, number, request); });
+    case Op::put_many:
+      return with(as.operator()<wire::PutManyRequest>(),
+                  [&](auto& request) { put_many(session, number, request); });
+    case Op::await:
+      return with(as.operator()<wire::AwaitRequest>(),
+                  [&](auto& request) { await(session, number, request); });
+    case Op::remove:
+      return with(as.operator()<wire::RemoveRequest>(), [&](auto& request) {
+        const auto removed =
+            rules_.remove(request.id, request.version, request.serial, request.repeated != 0);
+        if (removed) {
+          reply(session, op, number, wire::RemoveReply{*removed});
+        } else {
+          reply_failure(session, op, number, removed.error());
+        }
+      });
+    case Op::stat:
+      return with(as.operator()<wire::StatRequest>(),
+                  [&](auto& request) { stat(session, number, request); });
+    case Op::nudge:
+      return with(as.operator()<wire::NudgeRequest>(),
+                  [&](auto& request) { rules_.nudge(request.entry); });
+    case Op::fork:
+      return with(as.operator()<wire::ForkRequest>(), [&](auto&) { fork(session, number); });
+    case Op::arena:
+      return with(as.operator()<wire::ArenaRequest>(),
+                  [&](auto& request) { arena(session, number, request); });
+    case Op::status:
+      return with(as.operator()<wire::StatusRequest>(), [&](auto&) {
+        const std::string text = status_text();
+        reply(session, op, number, wire::TextReply{text, 0});
+      });
+    case Op::holders:
+      return with(as.operator()<wire::HoldersRequest>(), [&](auto&) { holders(session, number); });
+    case Op::dump:
+      return with(as.operator()<wire::DumpRequest>(), [&](auto& request) {
+        std::uint64_t next = 0;
+        const std::string text = dump_text(request.from, next);
+        reply(session, op, number, wire::TextReply{text, next});
+      });
+    case Op::stop:
+      return with(as.operator()<wire::StopRequest>(), [&](auto& request) {
+        log::info("stop_requested", {{"pid", session.peer.pid}, {"drop", request.drop != 0}});
+        reply(session, op, number, wire::Empty{});
+        ending_how_ = request.drop != 0 ? Ending::drop : Ending::keep;
+      });
+    case Op::hello:
+    case Op::arrived:
+      break;  // only once, and first
+  }
+  log::warning("bad_message", {{"pid", session.peer.pid}, {"op", static_cast<int>(op)}});
+  ending_.push_back(session.id);
+}
+
+// ------------------------------------------------------------------------------------ connecting
+
+void Server::hello(Session& session, std::uint32_t number, const wire::HelloRequest& request) {
+  const auto refuse = [&](Errc code, std::string why) {
+    log::warning("session_refused", {{"pid", session.peer.pid}, {"reason", why}});
+    reply_failure(session, Op::hello, number, fail(code, std::move(why)).error);
+  };
+  if (request.protocol != wire::protocol_version || request.layout != shm::layout_version)
+    return refuse(Errc::layout_mismatch,
+                  "the client has protocol " + std::to_string(request.protocol) + " and layout " +
+                      std::to_string(request.layout) + ", this forebayd has protocol " +
+                      std::to_string(wire::protocol_version) + " and layout " +
+                      std::to_string(shm::layout_version) +
+                      ": use the same version of Forebay on both sides");
+  // One user, one domain of trust; root may look at everything anyway.
+  if (session.peer.uid != memory_.index().stamp->owner_uid && session.peer.uid != 0)
+    return refuse(Errc::denied, "this forebayd serves user " +
+                                    std::to_string(memory_.index().stamp->owner_uid) + ", not " +
+                                    std::to_string(session.peer.uid));
+  if (request.namespace_name != memory_.index().stamp->namespace_name.data())
+    return refuse(Errc::not_found, "there is no namespace '" +
+                                       std::string(request.namespace_name.substr(0, 64)) + "'");
+
+  Process* process = nullptr;
+  bool kept = false;
+  if (request.store == memory_.uuid())
+    process = processes_.readmit(request.slot, request.token, session.peer);
+  if (process != nullptr) {
+    kept = true;
+    if (process->session != 0) end_session(process->session, "replaced by a new connection");
+  } else {
+    auto admitted = processes_.admit(session.peer, std::move(session.pidfd),
+                                     std::string(request.program.substr(0, 64)));
+    if (!admitted) {
+      log::warning("session_refused",
+                   {{"pid", session.peer.pid}, {"reason", admitted.error().message()}});
+      reply_failure(session, Op::hello, number, admitted.error());
+      return;
+    }
+    process = *admitted;
+    watch(process->pidfd.get(), EPOLLIN, tag(Source::process, process->slot));
+  }
+  session.pidfd.reset();
+  session.admitted = true;
+  session.slot = process->slot;
+  process->session = session.id;
+  last_client_at_ = now_;
+  log::info("session_started", {{"pid", session.peer.pid},
+                                {"program", process->program},
+                                {"slot", process->slot},
+                                {"again", kept}});
+
+  wire::HelloReply answer;
+  answer.store = memory_.uuid();
+  answer.layout = shm::layout_version;
+  answer.table_kept = kept ? 1 : 0;
+  answer.may_create = 1;
+  answer.slot = process->slot;
+  answer.token = process->token;
+  answer.index_bytes = memory_.index().stamp->regions.total;
+  answer.arena_bytes = options_.rules.address_bytes;
+  answer.capacity_bytes = options_.rules.capacity_bytes;
+  answer.daemon_pid = static_cast<std::uint32_t>(::getpid());
+  std::vector<int> descriptors{memory_.index_for_readers().get(), memory_.arena_object().get()};
+  if (!kept) descriptors.push_back(tables_.descriptor(process->slot).get());
+  reply(session, Op::hello, number, answer, std::move(descriptors));
+}
+
+void Server::goodbye(Session& session) {
+  if (Process* process = processes_.find(session.slot)) process->said_goodbye = true;
+  ending_.push_back(session.id);
+}
+
+void Server::fork(Session& session, std::uint32_t number) {
+  const auto refuse = [&](const Error& error) {
+    reply_failure(session, Op::fork, number, error);
+  };
+  auto ends = wire::connected_pair();
+  if (!ends) return refuse(ends.error());
+  const int yes = 1;
+  ::setsockopt(ends->first.get(), SOL_SOCKET, SO_PASSCRED, &yes, sizeof yes);
+  const Process* parent = processes_.find(session.slot);
+  auto child = processes_.admit_child(*parent);
+  if (!child) return refuse(child.error());
+
+  auto made = std::make_unique<Session>();
+  made->id = next_session_++;
+  made->socket = std::move(ends->first);
+  made->peer = {0, session.peer.uid, session.peer.gid};
+  made->opened_at = now_;
+  made->awaits_child = true;
+  made->slot = (*child)->slot;
+  Session& added = *sessions_.emplace(made->id, std::move(made)).first->second;
+  (*child)->session = added.id;
+  watch(added.socket.get(), EPOLLIN, tag(Source::session, added.id));
+
+  reply(session, Op::fork, number, wire::ForkReply{(*child)->slot, (*child)->token},
+        {tables_.descriptor((*child)->slot).get(), ends->second.get()});
+}
+
+void Server::arrived(Session& session, const wire::ArrivedRequest& request,
+                     const ucred& credentials) {
+  Process* child = processes_.find(session.slot);
+  const Peer peer{credentials.pid, credentials.uid, credentials.gid};
+  const auto outcome =
+      child == nullptr || request.slot != session.slot || request.token != child->token
+          ? Result<void>(fail(Errc::denied, "not the child that this table was made for"))
+          : processes_.arrived(*child, peer);
+  if (!outcome) {
+    log::warning("child_refused", {{"pid", peer.pid}, {"reason", outcome.error().message()}});
+    ending_.push_back(session.id);
+    return;
+  }
+  session.awaits_child = false;
+  session.admitted = true;
+  session.peer = peer;
+  watch(child->pidfd.get(), EPOLLIN, tag(Source::process, child->slot));
+  const int no = 0;
+  ::setsockopt(session.socket.get(), SOL_SOCKET, SO_PASSCRED, &no, sizeof no);
+  log::info("session_started",
+            {{"pid", peer.pid}, {"program", child->program}, {"slot", child->slot}, {"fork", true}});
+}
+
+void Server::arena(Session& session, std::uint32_t number, const wire::ArenaRequest& request) {
+  if (request.arena != 0)
+    return reply_failure(
+        session, Op::arena, number,
+        fail(Errc::not_found, "there is no arena " + std::to_string(request.arena)).error);
+  reply(session, Op::arena, number, wire::ArenaReply{options_.rules.address_bytes},
+        {memory_.arena_object().get()});
+}
+
+// -------------------------------------------------------------------------------- making segments
+
+NewSegment Server::new_segment(const Session& session, const wire::NewSegment& segment,
+                               bool packed) const {
+  return {.id = segment.id,
+          .version = segment.version,
+          .size = segment.size,
+          .brief = segment.brief,
+          .description = segment.description,
+          .evictable = segment.evictable != 0,
+          .persistent = segment.persistent != 0,
+          .packed = packed,
+          .timeout_ns = segment.timeout_ns,
+          .token = segment.token,
+          .owner_slot = session.slot,
+          .writer_uid = session.peer.uid};
+}
+
+void Server::begin_create(Ticket ticket, const NewSegment& segment, bool is_put,
+                          std::span<const std::byte> payload) {
+  current_ = ticket;
+  current_flight_.is_put = is_put;
+  current_flight_.payload = payload;
+  current_answered_ = false;
+  rules_.create(ticket, segment, now_);
+  if (!current_answered_) {
+    // It waits; the frame it came in does not.
+    InFlight& parked = in_flight_[ticket];
+    parked.is_put = is_put;
+    parked.kept.assign(payload.begin(), payload.end());
+    parked.payload = parked.kept;
+  }
+  current_ = {};
+}
+
+void Server::create(Session& session, std::uint32_t number, const wire::NewSegment& segment) {
+  begin_create({session.id, number, 0}, new_segment(session, segment, false), false, {});
+}
+
+void Server::put(Session& session, std::uint32_t number, const wire::PutRequest& request) {
+  if (request.payload.size() != request.segment.size) {
+    log::warning("bad_message", {{"pid", session.peer.pid}, {"reason", "size is not payload's"}});
+    ending_.push_back(session.id);
+    return;
+  }
+  begin_create({session.id, number, 0}, new_segment(session, request.segment, true), true,
+               request.payload);
+}
+
+void Server::put_many(Session& session, std::uint32_t number,
+                      const wire::PutManyRequest& request) {
+  const Ticket whole{session.id, number, 0};
+  Batch& batch = batches_[whole];
+  batch.items.resize(request.items.size());
+  batch.details.resize(request.items.size());
+  batch.missing = request.items.size() + 1;  // one for this function itself
+  for (std::uint32_t i = 0; i < request.items.size(); ++i) {
+    const wire::PutRequest& item = request.items[i];
+    const Ticket ticket{session.id, number, i + 1};
+    if (item.payload.size() != item.segment.size) {
+      refused(ticket, fail(Errc::bad_message, "size is not the payload's").error);
+      continue;
+    }
+    begin_create(ticket, new_segment(session, item.segment, true), true, item.payload);
+  }
+  if (--batch.missing == 0) send_batch(whole);
+}
+
+// The daemon writes what the creator cannot: where the description lies is no part of its window.
+void Server::write_behind(const CreatedSegment& segment) {
+  if (shm::description_in_record(segment.description.size())) return;
+  std::memcpy(memory_.arena().data() + segment.location.offset() +
+                  shm::description_offset(segment.size),
+              segment.description.data(), segment.description.size());
+}
+
+Result<void> Server::finish_put(const CreatedSegment& segment, std::span<const std::byte> payload,
+                                Slot slot) {
+  if (segment.sealed_before) return {};
+  if (!payload.empty())
+    std::memcpy(memory_.arena().data() + segment.location.offset(), payload.data(),
+                payload.size());
+  shm::reached(shm::points::put_copied);
+  return rules_.seal(segment.entry, segment.serial, slot, false, wall_clock_ns());
+}
+
+void Server::created(Ticket ticket, const CreatedSegment& segment) {
+  InFlight parked;
+  if (ticket == current_) current_answered_ = true;
+  if (const auto found = in_flight_.find(ticket); found != in_flight_.end()) {
+    parked = std::move(found->second);
+    parked.payload = parked.kept;
+    in_flight_.erase(found);
+  } else if (ticket == current_) {
+    parked.is_put = current_flight_.is_put;
+    parked.payload = current_flight_.payload;
+  }
+  Session* session = find_session(ticket.session);
+  if (session == nullptr) {
+    // Its connection ended while it waited: a repetition will create it anew.
+    if (!segment.sealed_before)
+      (void)rules_.abort(segment.entry, segment.serial, table_.owner_slot(segment.entry), true);
+    return;
+  }
+  write_behind(segment);
+  if (parked.is_put) {
+    answer_put(ticket, segment, finish_put(segment, parked.payload, session->slot));
+    return;
+  }
+  reply(*session, Op::create, ticket.number,
+        wire::CreateReply{segment.entry, segment.version, segment.serial,
+                          segment.location.bits()});
+}
+
+void Server::answer_put(Ticket ticket, const CreatedSegment& segment, Result<void> outcome) {
+  if (!outcome) return refused(ticket, std::move(outcome.error()));
+  const wire::PutReply done{segment.entry, segment.version, segment.serial};
+  if (ticket.item != 0) {
+    wire::PutManyItem item;
+    item.reply = done;
+    answer_batch_item(ticket, item, {});
+  } else if (Session* session = find_session(ticket.session)) {
+    reply(*session, Op::put, ticket.number, done);
+  }
+}
+
+void Server::refused(Ticket ticket, Error error) {
+  bool is_put = false;
+  bool is_create = false;
+  if (ticket == current_) {
+    current_answered_ = true;
+    is_put = current_flight_.is_put;
+    is_create = !is_put;
+  }
+  if (const auto found = in_flight_.find(ticket); found != in_flight_.end()) {
+    is_put = found->second.is_put;
+    is_create = !is_put;
+    in_flight_.erase(found);
+  }
+  if (ticket.item != 0) {
+    wire::PutManyItem item;
+    const wire::ReplyStatus status = wire::status_of(error);
+    item.origin = status.origin;
+    item.code = status.code;
+    answer_batch_item(ticket, item, error.detail.substr(0, 1024));
+    return;
+  }
+  if (Session* session = find_session(ticket.session))
+    reply_failure(*session, is_put ? Op::put : is_create ? Op::create : Op::await, ticket.number,
+                  error);
+}
+
+void Server::answer_batch_item(Ticket ticket, const wire::PutManyItem& item, std::string detail) {
+  const Ticket whole{ticket.session, ticket.number, 0};
+  const auto found = batches_.find(whole);
+  if (found == batches_.end()) return;
+  Batch& batch = found->second;
+  batch.items[ticket.item - 1] = item;
+  batch.details[ticket.item - 1] = std::move(detail);
+  if (--batch.missing == 0) send_batch(whole);
+}
+
+void Server::send_batch(const Ticket& ticket) {
+  const auto found = batches_.find(ticket);
+  Batch batch = std::move(found->second);
+  batches_.erase(found);
+  for (std::size_t i = 0; i < batch.items.size(); ++i) batch.items[i].detail = batch.details[i];
+  if (Session* session = find_session(ticket.session))
+    reply(*session, Op::put_many, ticket.number, wire::PutManyReply{std::move(batch.items)});
+}
+
+// ---------------------------------------------------------------------------- waiting and looking
+
+void Server::await(Session& session, std::uint32_t number, const wire::AwaitRequest& request) {
+  rules_.await({session.id, number, 0}, request.id,
+               {.exact = request.version, .after = request.after},
+               deadline_after(now_, request.timeout_ns), now_);
+}
+
+void Server::awaited(Ticket ticket) {
+  if (Session* session = find_session(ticket.session))
+    reply(*session, Op::await, ticket.number, wire::Empty{});
+}
+
+void Server::stat(Session& session, std::uint32_t number, const wire::StatRequest& request) {
+  const auto entry = rules_.find(request.id, request.version);
+  if (!entry) return reply_failure(session, Op::stat, number, entry.error());
+  wire::StatReply answer;
+  answer.entry = *entry;
+  answer.serial = table_.serial(*entry);
+  answer.state = static_cast<std::uint8_t>(table_.word(*entry).state());
+  const auto found = tables_.holders(*entry);
+  for (const PinHolder& holder : found) answer.holders.push_back(item_of(holder));
+  reply(session, Op::stat, number, answer);
+}
+
+// ----------------------------------------------------------------------------------- for people
+
+void Server::holders(Session& session, std::uint32_t number) {
+  const auto found = tables_.holders_of_all([this](EntryNumber entry) {
+    return table_.word(entry).state() == shm::State::free ? 0 : table_.size(entry);
+  });
+  wire::HoldersReply answer;
+  for (const PinHolder& holder : found) answer.holders.push_back(item_of(holder));
+  reply(session, Op::holders, number, answer);
+}
+
+std::string Server::status_text() const {
+  const Usage usage = rules_.usage();
+  const PinTables::Tallies tallies = tables_.tallies();
+  std::string text;
+  const auto line = [&text](const char* name, const std::string& value) {
+    text += name;
+    text += ' ';
+    text += value;
+    text += '\n';
+  };
+  const auto count = [&line](const char* name, std::uint64_t value) {
+    line(name, std::to_string(value));
+  };
+  line("store", format_uuid(memory_.uuid()));
+  line("namespace", memory_.index().stamp->namespace_name.data());
+  count("daemon_pid", static_cast<std::uint64_t>(::getpid()));
+  count("daemon_starts", memory_.index().live->daemon_starts.load());
+  count("uptime_seconds",
+        static_cast<std::uint64_t>(
+            std::chrono::duration_cast<std::chrono::seconds>(now_ - started_at_).count()));
+  count("capacity_bytes", usage.capacity);
+  count("used_bytes", usage.used);
+  count("warm_bytes", usage.warm);
+  count("growing_bytes", usage.growing);
+  count("ungrown_bytes", usage.ungrown);
+  count("slab_bytes", usage.slabs);
+  count("slab_item_bytes", usage.slab_items);
+  count("arena_backed_bytes", shm::backed_bytes(memory_.arena_object()));
+  count("index_backed_bytes", shm::backed_bytes(memory_.index_object()));
+  count("segments", usage.segments);
+  count("ids", usage.ids);
+  count("creating", usage.creating);
+  count("removing", usage.removing);
+  count("tombstones", usage.tombstones);
+  count("waiters", usage.waiters);
+  count("parked_creates", usage.parked);
+  count("sessions", sessions_.size());
+  count("gets", tallies.gets);
+  count("get_misses", tallies.misses);
+  count("get_bytes", tallies.bytes);
+  count("puts", tallies.puts);
+  return text;
+}
+
+// Pages: status and extents first, then sessions and tables, then the entries, a page each time.
+std::string Server::dump_text(std::uint64_t from, std::uint64_t& next) const {
+  std::string text;
+  if (from == 0) {
+    text += "# status\n" + status_text() + "# free extents with memory: " +
+            std::to_string(rules_.space().warm_runs()) + " runs, the largest " +
+            format_size(rules_.space().largest_warm()) + "\n# processes: slot pid uid session "
+            "pins program\n";
+    for (const auto& [slot, process] : const_cast<Processes&>(processes_).all())
+      text += std::to_string(slot) + ' ' + std::to_string(process.peer.pid) + ' ' +
+              std::to_string(process.peer.uid) + ' ' + std::to_string(process.session) + ' ' +
+              (tables_.holds_any(slot) ? "held " : "none ") + process.program +
+              (process.said_goodbye ? " (said goodbye)" : "") + '\n';
+    text += "# sessions: id pid slot outbox_bytes\n";
+    for (const auto& [id, session] : sessions_)
+      text += std::to_string(id) + ' ' + std::to_string(session->peer.pid) + ' ' +
+              std::to_string(session->slot) + ' ' + std::to_string(session->outbox_bytes) + '\n';
+    text += "# entries: number state generation version serial offset size flags owner pins id\n";
+    if (text.size() > wire::frame_bytes_max / 2) text.resize(wire::frame_bytes_max / 2);
+    next = 1;
+    return text;
+  }
+  static constexpr std::array names{"free",      "creating",  "sealed",   "evicting",
+                                    "spilled",   "restoring", "removing", "tombstone"};
+  const std::uint32_t end = memory_.index().live->entries_end.load();
+  auto entry = static_cast<EntryNumber>(std::min<std::uint64_t>(from, end));
+  for (; entry < end && text.size() < dump_page_bytes; ++entry) {
+    const shm::Word word = table_.word(entry);
+    if (word.state() == shm::State::free) continue;
+    std::string id;
+    for (const char c : table_.id(entry))
+      id += c > ' ' && c <= '~' ? c : '.';
+    std::uint64_t pins = 0;
+    for (const PinHolder& holder : const_cast<PinTables&>(tables_).holders(entry))
+      pins += holder.pins;
+    text += std::to_string(entry) + ' ' + names[static_cast<std::size_t>(word.state())] +
+            (word.wanted() ? "+wanted " : " ") + std::to_string(word.generation()) + ' ' +
+            std::to_string(table_.version(entry)) + ' ' + std::to_string(table_.serial(entry)) +
+            ' ' + std::to_string(table_.location(entry).offset()) + ' ' +
+            std::to_string(table_.size(entry)) + ' ' + std::to_string(table_.flags(entry)) + ' ' +
+            std::to_string(table_.owner_slot(entry)) + ' ' + std::to_string(pins) + ' ' + id +
+            '\n';
+  }
+  next = entry < end ? entry : 0;
+  return text;
+}
+
+}  // namespace forebay::daemon

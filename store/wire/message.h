@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0
+// The messages between a client and the daemon: one struct for each request and each reply.
+//
+// A frame is one packet of a SEQPACKET socket: a FrameHeader and one serialised struct. Requests
+// carry a number, and the reply carries the same one, so that many threads can share a connection.
+// Texts and bytes in a decoded message are views into the frame it was decoded from.
+//
+// Each struct lists its members once, in `members`; codec.cpp does the rest. A new request is: a
+// struct here, a name in the list at the end, one function in daemon/rules.h, one in client.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace forebay::wire {
+
+inline constexpr std::uint16_t protocol_version = 1;
+inline constexpr std::uint16_t frame_magic = 0xFB07;
+// Fits the default send buffer of a Unix socket, and any sane kernel's largest allocation.
+inline constexpr std::size_t frame_bytes_max = 192 * 1024;
+// A put of up to this many bytes is one message; a larger one is written by the client itself.
+inline constexpr std::size_t inline_bytes_max = 64 * 1024;
+inline constexpr std::size_t descriptors_max = 4;  // in one frame, from the daemon; clients send none
+
+enum class Op : std::uint16_t {
+  hello = 1,
+  goodbye = 2,
+  grant = 3,
+  create = 4,
+  seal = 5,
+  abort = 6,
+  put = 7,
+  put_many = 8,
+  await = 9,
+  remove = 10,
+  stat = 11,
+  nudge = 12,
+  fork = 13,
+  arrived = 14,
+  arena = 15,
+  status = 16,
+  holders = 17,
+  dump = 18,
+  stop = 19,
+};
+
+struct FrameHeader {
+  std::uint16_t magic;
+  std::uint16_t op;          // Op; in a reply with reply_bit
+  std::uint32_t number;      // of the request; 0: no reply is expected
+  std::uint32_t body_bytes;  // exactly what follows
+  std::uint32_t reserved;    // 0
+};
+static_assert(sizeof(FrameHeader) == 16);
+inline constexpr std::uint16_t reply_bit = 0x8000;
+
+using Bytes = std::span<const std::byte>;
+using Text = std::string_view;
+using Uuid = std::array<std::uint8_t, 16>;
+
+// --- connecting
+
+struct HelloRequest {
+  static constexpr Op op = Op::hello;
+  std::uint16_t protocol = protocol_version;
+  std::uint32_t layout = 0;
+  Text namespace_name;
+  Text program;       // for people: whose pins these are
+  Uuid store{};       // after a reconnect: which store the table below belongs to
+  std::uint32_t slot = 0xffffffff;  // after a reconnect: the table that this process still has
+  std::uint64_t token = 0;
+  void members(auto&& each) {
+    each(protocol, layout, namespace_name, program, store, slot, token);
+  }
+};
+// Comes with descriptors: index (read-only), arena 0 (read-write where allowed), and, unless the
+// table was kept, the pin table (read-write).
+struct HelloReply {
+  Uuid store{};
+  std::uint32_t layout = 0;
+  std::uint8_t table_kept = 0;
+  std::uint8_t may_create = 0;
+  std::uint32_t slot = 0;
+  std::uint64_t token = 0;
+  std::uint64_t index_bytes = 0;
+  std::uint64_t arena_bytes = 0;
+  std::uint64_t capacity_bytes = 0;
+  std::uint32_t daemon_pid = 0;
+  void members(auto&& each) {
+    each(store, layout, table_kept, may_create, slot, token, index_bytes, arena_bytes,
+         capacity_bytes, daemon_pid);
+  }
+};
+
+// One way: the client ends in order and makes no more pins through this table.
+struct GoodbyeRequest {
+  static constexpr Op op = Op::goodbye;
+  std::uint8_t reserved = 0;
+  void members(auto&& each) { each(reserved); }
+};
+
+// Asks for memory under a chunk of the pin table.
+struct GrantRequest {
+  static constexpr Op op = Op::grant;
+  std::uint32_t chunk = 0;
+  void members(auto&& each) { each(chunk); }
+};
+
+struct Empty {
+  std::uint8_t reserved = 0;
+  void members(auto&& each) { each(reserved); }
+};
+
+// Asks for the descriptor of one more arena.
+struct ArenaRequest {
+  static constexpr Op op = Op::arena;
+  std::uint16_t arena = 0;
+  void members(auto&& each) { each(arena); }
+};
+struct ArenaReply {
+  std::uint64_t bytes = 0;
+  void members(auto&& each) { each(bytes); }
+};
+
+// --- making segments
+
+// What create and put have in common.
+struct NewSegment {
+  Text id;
+  std::uint64_t version = 0;  // 0: the next
+  std::uint64_t size = 0;     // payload bytes
+  std::uint64_t brief = 0;
+  Bytes description;
+  std::uint8_t evictable = 0;
+  std::uint8_t persistent = 0;
+  std::uint64_t timeout_ns = 0;
+  std::uint64_t token = 0;  // the same in a repetition of the request
+  void members(auto&& each) {
+    each(id, version, size, brief, description, evictable, persistent, timeout_ns, token);
+  }
+};
+
+struct CreateRequest {
+  static constexpr Op op = Op::create;
+  NewSegment segment;
+  void members(auto&& each) { each(segment); }
+};
+struct CreateReply {
+  std::uint32_t entry = 0;
+  std::uint64_t version = 0;
+  std::uint64_t serial = 0;
+  std::uint64_t location = 0;
+  void members(auto&& each) { each(entry, version, serial, location); }
+};
+
+struct SealRequest {
+  static constexpr Op op = Op::seal;
+  std::uint32_t entry = 0;
+  std::uint64_t serial = 0;
+  std::uint8_t repeated = 0;  // sent again after a reconnect: it may have worked the first time
+  void members(auto&& each) { each(entry, serial, repeated); }
+};
+
+struct AbortRequest {
+  static constexpr Op op = Op::abort;
+  std::uint32_t entry = 0;
+  std::uint64_t serial = 0;
+  std::uint8_t repeated = 0;
+  void members(auto&& each) { each(entry, serial, repeated); }
+};
+
+struct PutRequest {
+  static constexpr Op op = Op::put;
+  NewSegment segment;
+  Bytes payload;
+  void members(auto&& each) { each(segment, payload); }
+};
+struct PutReply {
+  std::uint32_t entry = 0;
+  std::uint64_t version = 0;
+  std::uint64_t serial = 0;
+  void members(auto&& each) { each(entry, version, serial); }
+};
+
+struct PutManyRequest {
+  static constexpr Op op = Op::put_many;
+  std::vector<PutRequest> items;
+  void members(auto&& each) { each(items); }
+};
+struct PutManyItem {
+  std::uint8_t origin = 0;  // as in ReplyStatus; 0: it worked
+  std::int32_t code = 0;
+  Text detail;
+  PutReply reply;
+  void members(auto&& each) { each(origin, code, detail, reply); }
+};
+struct PutManyReply {
+  std::vector<PutManyItem> items;
+  void members(auto&& each) { each(items); }
+};
+
+// --- finding and removing
+
+// Waits until a version is sealed; the answer says only that it is worth looking again.
+struct AwaitRequest {
+  static constexpr Op op = Op::await;
+  Text id;
+  std::uint64_t version = 0;  // exact; 0: the newest
+  std::uint64_t after = 0;    // with version 0: above this one
+  std::uint64_t timeout_ns = 0;
+  void members(auto&& each) { each(id, version, after, timeout_ns); }
+};
+
+struct RemoveRequest {
+  static constexpr Op op = Op::remove;
+  Text id;
+  std::uint64_t version = 0;  // 0: all
+  std::uint64_t serial = 0;   // not 0: only if it is this very segment
+  std::uint8_t repeated = 0;
+  void members(auto&& each) { each(id, version, serial, repeated); }
+};
+struct RemoveReply {
+  std::uint64_t removed = 0;
+  void members(auto&& each) { each(removed); }
+};
+
+struct StatRequest {
+  static constexpr Op op = Op::stat;
+  Text id;
+  std::uint64_t version = 0;
+  void members(auto&& each) { each(id, version); }
+};
+struct HolderItem {
+  std::uint32_t pid = 0;
+  Text name;
+  std::uint64_t pins = 0;
+  std::uint64_t bytes = 0;
+  void members(auto&& each) { each(pid, name, pins, bytes); }
+};
+struct StatReply {
+  std::uint32_t entry = 0;
+  std::uint64_t serial = 0;
+  std::uint8_t state = 0;
+  std::vector<HolderItem> holders;
+  void members(auto&& each) { each(entry, serial, state, holders); }
+};
+
+// One way: a pin that the daemon waits for has ended.
+struct NudgeRequest {
+  static constexpr Op op = Op::nudge;
+  std::uint32_t entry = 0;
+  void members(auto&& each) { each(entry); }
+};
+
+// --- fork
+
+// Asks for a copy of this process's pin table, for the child that is about to be made. The reply
+// comes with descriptors: the table and the child's end of a connection of its own.
+struct ForkRequest {
+  static constexpr Op op = Op::fork;
+  std::uint8_t reserved = 0;
+  void members(auto&& each) { each(reserved); }
+};
+struct ForkReply {
+  std::uint32_t slot = 0;
+  std::uint64_t token = 0;
+  void members(auto&& each) { each(slot, token); }
+};
+
+// One way, the child's first word; the kernel's credentials travel with it.
+struct ArrivedRequest {
+  static constexpr Op op = Op::arrived;
+  std::uint32_t slot = 0;
+  std::uint64_t token = 0;
+  void members(auto&& each) { each(slot, token); }
+};
+
+// --- for people
+
+struct StatusRequest {
+  static constexpr Op op = Op::status;
+  std::uint8_t reserved = 0;
+  void members(auto&& each) { each(reserved); }
+};
+struct TextReply {
+  Text text;
+  std::uint64_t next = 0;  // dump: where the next page starts; 0: there is none
+  void members(auto&& each) { each(text, next); }
+};
+
+struct HoldersRequest {
+  static constexpr Op op = Op::holders;
+  std::uint8_t reserved = 0;
+  void members(auto&& each) { each(reserved); }
+};
+struct HoldersReply {
+  std::vector<HolderItem> holders;
+  void members(auto&& each) { each(holders); }
+};
+
+struct DumpRequest {
+  static constexpr Op op = Op::dump;
+  std::uint64_t from = 0;
+  void members(auto&& each) { each(from); }
+};
+
+struct StopRequest {
+  static constexpr Op op = Op::stop;
+  std::uint8_t drop = 0;
+  void members(auto&& each) { each(drop); }
+};
+
+// The head of every reply. A failed one has no body.
+struct ReplyStatus {
+  std::uint8_t origin = 0;  // 0: it worked; 1: code is an Errc; 2: code is an errno
+  std::int32_t code = 0;
+  Text detail;
+  void members(auto&& each) { each(origin, code, detail); }
+};
+
+// Every message, for codec.cpp to instantiate its functions for.
+template <class... Messages>
+struct MessageList {};
+using AllMessages =
+    MessageList<HelloRequest, HelloReply, GoodbyeRequest, GrantRequest, Empty, ArenaRequest,
+                ArenaReply, CreateRequest, CreateReply, SealRequest, AbortRequest, PutRequest,
+                PutReply, PutManyRequest, PutManyReply, AwaitRequest, RemoveRequest, RemoveReply,
+                StatRequest, StatReply, NudgeRequest, ForkRequest, ForkReply, ArrivedRequest,
+                StatusRequest, TextReply, HoldersRequest, HoldersReply, DumpRequest, StopRequest>;
+}  // namespace forebay::wire
