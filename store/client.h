@@ -51,7 +51,7 @@ struct PutOptions {
   bool exist_ok = false;    // put only: the version exists with equal bytes: fine
   bool evictable = false;   // may be dropped to make room, without a tier to go to
   bool persistent = false;  // outlives an embedded daemon that ends for want of clients
-  std::optional<ArrayType> type;
+  std::optional<ArrayType> type = std::nullopt;
 };
 
 struct GetOptions {
@@ -108,7 +108,7 @@ class Core;
 
 class Client {
  public:
-  // Fails with disconnected (nobody listens, or not in time), layout_mismatch, denied.
+  // Fails with disconnected (at once if nobody listens there), timed_out, layout_mismatch, denied.
   static Result<Client> connect(const ConnectOptions& options = {});
   Client(Client&&) noexcept;
   Client& operator=(Client&&) noexcept;
@@ -123,12 +123,22 @@ class Client {
   Result<Ref> put(std::string_view id, std::span<const std::byte> bytes,
                   const PutOptions& options = {});
 
+  // The same with bytes that `fill` writes, once, into memory that is the library's own: what is
+  // written after it has returned is lost. `fill` must not throw.
+  Result<Ref> put(std::string_view id, std::uint64_t size_bytes,
+                  const std::function<void(std::span<std::byte>)>& fill,
+                  const PutOptions& options = {});
+
   // Pins a segment until the view is destroyed. Fails with not_found, evicted, lost, superseded,
   // timed_out (only with a timeout), bad_id.
   Result<View> get(std::string_view id) const;
   Result<View> get(std::string_view id, const GetOptions& options) const;
   // The very segment of the ref. Fails also with wrong_store and stale_ref.
   Result<View> get(const Ref& ref, const GetOptions& options = {}) const;
+
+  // get, where that takes neither a wait nor a message; an empty view where it would: call get then.
+  View get_resident(std::string_view id, std::uint64_t version = 0) const noexcept;
+  View get_resident(const Ref& ref) const noexcept;
 
   // Whether get would find it now. No pin, no message.
   Result<bool> contains(std::string_view id, std::uint64_t version = 0) const;
@@ -161,7 +171,8 @@ class Client {
   // Asks the daemon to end; with `drop`, all segments go with it.
   Result<void> stop_daemon(bool drop);
 
-  const StoreUuid& store() const;
+  // The store that this client is attached to; another one after a daemon had to start empty.
+  StoreUuid store() const;
   const std::string& address() const;
   const std::string& namespace_name() const;
   std::uint64_t capacity_bytes() const;

@@ -66,6 +66,10 @@ class View {
   // What the bytes are. Fails with type_mismatch if they were put as plain bytes.
   Result<ArrayType> type() const;
 
+  // The same in short, as 64 bits that bindings can decide on without an allocation: see the entry
+  // in LAYOUT.md.
+  std::uint64_t brief() const;
+
   std::uint64_t version() const;
   std::uint64_t serial() const;
   Ref ref() const;

@@ -2,6 +2,8 @@
 // The public classes, on what does their work.
 #include "store/client.h"
 
+#include <algorithm>
+
 #include "store/client/attachment.h"
 #include "store/client/core.h"
 #include "store/shm/description.h"
@@ -44,6 +46,10 @@ Result<ArrayType> View::type() const {
   return std::move(**type);
 }
 
+std::uint64_t View::brief() const {
+  return home_ == nullptr ? 0 : home_->entry(entry_).brief.load(std::memory_order_relaxed);
+}
+
 std::uint64_t View::version() const {
   return home_ == nullptr ? 0 : home_->entry(entry_).version.load(std::memory_order_relaxed);
 }
@@ -81,27 +87,40 @@ Result<Ref> Client::put(std::string_view id, std::span<const std::byte> bytes,
                         const PutOptions& options) {
   return core_->put(id, bytes, options);
 }
+Result<Ref> Client::put(std::string_view id, std::uint64_t size_bytes,
+                        const std::function<void(std::span<std::byte>)>& fill,
+                        const PutOptions& options) {
+  return core_->put(id, size_bytes, fill, options);
+}
 
-Result<View> Client::get(std::string_view id) const { return core_->get(id, {}, 0); }
+View Client::get_resident(std::string_view id, std::uint64_t version) const noexcept {
+  bool missed = false;
+  return core_->get_resident(id, version, nullptr, missed);
+}
+View Client::get_resident(const Ref& ref) const noexcept {
+  bool missed = false;
+  if (ref.namespace_name != core_->namespace_name()) return {};
+  return core_->get_resident(ref.id, ref.version, &ref, missed);
+}
+Result<View> Client::get(std::string_view id) const { return core_->get(id, {}, nullptr); }
 Result<View> Client::get(std::string_view id, const GetOptions& options) const {
-  return core_->get(id, options, 0);
+  return core_->get(id, options, nullptr);
 }
 Result<View> Client::get(const Ref& ref, const GetOptions& options) const {
-  if (auto checked = core_->check_store(ref); !checked) return fail(std::move(checked.error()));
   GetOptions exact = options;
   exact.version = ref.version;
-  return core_->get(ref.id, exact, ref.serial);
+  return core_->get(ref.id, exact, &ref);
 }
 
 Result<bool> Client::contains(std::string_view id, std::uint64_t version) const {
   return core_->contains(id, version);
 }
 Result<std::uint64_t> Client::remove(std::string_view id, std::uint64_t version) {
-  return core_->remove(id, version, 0);
+  return core_->remove(id, version, nullptr);
 }
 Result<void> Client::remove(const Ref& ref) {
-  if (auto checked = core_->check_store(ref); !checked) return checked;
-  auto removed = core_->remove(ref.id, ref.version, ref.serial);
+  if (auto checked = core_->check_store(ref, core_->store()); !checked) return checked;
+  auto removed = core_->remove(ref.id, ref.version, &ref);
   if (!removed) return fail(std::move(removed.error()));
   return {};
 }
@@ -121,7 +140,14 @@ Result<std::vector<Result<View>>> Client::get_many(std::span<const std::string_v
                                                    const GetOptions& options) const {
   std::vector<Result<View>> views;
   views.reserve(ids.size());
-  for (const std::string_view id : ids) views.push_back(core_->get(id, options, 0));
+  // All of them are waited for together.
+  const client::Deadline until = core_->deadline_after(options.timeout);
+  GetOptions in_turn = options;
+  for (const std::string_view id : ids) {
+    views.push_back(core_->get(id, in_turn, nullptr));
+    if (options.timeout > Timeout::zero())
+      in_turn.timeout = std::max<Timeout>(until - std::chrono::steady_clock::now(), Timeout(1));
+  }
   return views;
 }
 
@@ -132,7 +158,7 @@ Result<void> Client::dump(const std::function<void(std::string_view)>& write) co
 }
 Result<void> Client::stop_daemon(bool drop) { return core_->stop_daemon(drop); }
 
-const StoreUuid& Client::store() const { return core_->store(); }
+StoreUuid Client::store() const { return core_->store(); }
 const std::string& Client::address() const { return core_->address(); }
 const std::string& Client::namespace_name() const { return core_->namespace_name(); }
 std::uint64_t Client::capacity_bytes() const { return core_->capacity_bytes(); }

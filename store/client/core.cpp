@@ -98,8 +98,6 @@ Result<std::shared_ptr<Core>> Core::connect(const ConnectOptions& options) {
   core->next_token_.store(random_number());
   if (auto connection = core->connected(core->deadline()); !connection)
     return fail(std::move(connection.error()));
-  core->store_ = core->current_.load()->store();
-  core->capacity_bytes_ = core->current_.load()->capacity_bytes();
   enlist(core.get());
   return core;
 }
@@ -142,6 +140,7 @@ Result<std::shared_ptr<Connection>> Core::connected(Deadline deadline) {
 
   auto pause = first_pause;
   bool started = false;
+  const bool reconnects = store() != StoreUuid{};
   while (true) {
     auto connection = greet(deadline);
     if (connection || !connection.error().is(Errc::disconnected)) return connection;
@@ -152,7 +151,8 @@ Result<std::shared_ptr<Connection>> Core::connected(Deadline deadline) {
         return fail(std::move(spawned.error()));
       continue;
     }
-    if (std::chrono::steady_clock::now() + pause >= deadline) return connection;
+    // Who was connected before waits for the daemon to come back; who never was has the wrong path.
+    if (!reconnects || std::chrono::steady_clock::now() + pause >= deadline) return connection;
     std::this_thread::sleep_for(pause);
     // Jitter by the token counter: a thousand clients do not all come back at once.
     pause = std::min<std::chrono::milliseconds>(
@@ -196,6 +196,8 @@ Result<void> Core::take_in(const wire::HelloReply& hello,
   {
     const std::lock_guard lock(state_mutex_);
     attachments_.push_back(*attachment);
+    store_ = hello.store;
+    capacity_bytes_.store(hello.capacity_bytes);
     former = current_.exchange(*attachment, std::memory_order_seq_cst);
   }
   if (former != nullptr) former->retire();
@@ -232,14 +234,16 @@ void Core::nudge(EntryNumber entry) {
   if (connection != nullptr && !connection->broken()) connection->tell(wire::NudgeRequest{entry});
 }
 
-Result<void> Core::check_store(const Ref& ref) {
-  if (ref.store != store_) {
-    const Share share = try_share();
-    if (!share || share->store() != ref.store)
-      return fail(Errc::wrong_store, "the ref " + ref.to_string() +
-                                         " belongs to another store than this one, " +
-                                         format_uuid(store_) + " at " + path_);
-  }
+StoreUuid Core::store() const {
+  const std::lock_guard lock(state_mutex_);
+  return store_;
+}
+
+Result<void> Core::check_store(const Ref& ref, const StoreUuid& store) const {
+  if (ref.store != store)
+    return fail(Errc::wrong_store, "the ref " + ref.to_string() +
+                                       " belongs to another store than the one at " + path_ +
+                                       ", which is " + format_uuid(store));
   if (ref.namespace_name != options_.namespace_name)
     return fail(Errc::wrong_store, "the ref " + ref.to_string() + " belongs to namespace '" +
                                        ref.namespace_name + "', this client to '" +

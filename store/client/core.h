@@ -65,7 +65,10 @@ class Core : public std::enable_shared_from_this<Core> {
     return current_.load(std::memory_order_seq_cst) == attachment;
   }
 
-  Result<View> get(std::string_view id, const GetOptions& options, std::uint64_t serial);
+  // `ref`, if given, is what id and version are from: its serial and its store must be right, too.
+  Result<View> get(std::string_view id, const GetOptions& options, const Ref* ref);
+  View get_resident(std::string_view id, std::uint64_t version, const Ref* ref,
+                    bool& missed) noexcept;
   Result<bool> contains(std::string_view id, std::uint64_t version);
   Result<ListPage> list(std::string_view prefix, const ListCursor& from, std::size_t limit);
   Result<SegmentStat> stat(std::string_view id, std::uint64_t version);
@@ -79,6 +82,7 @@ class Core : public std::enable_shared_from_this<Core> {
     std::uint64_t version = 0;
     std::uint64_t serial = 0;
     shm::Location location;
+    StoreUuid store{};
   };
   Result<Reserved> reserve(std::string_view id, std::uint64_t size, const PutOptions& options);
   Result<void> seal(const Reserved& reserved);
@@ -86,16 +90,23 @@ class Core : public std::enable_shared_from_this<Core> {
   // Makes sure that pins of this entry can be counted.
   Result<std::atomic<std::uint32_t>*> granted_count(Attachment& attachment, EntryNumber entry,
                                                     Deadline deadline);
+  using Filler = std::function<void(std::span<std::byte>)>;
   Result<Ref> put(std::string_view id, std::span<const std::byte> bytes, const PutOptions& options);
+  Result<Ref> put(std::string_view id, std::uint64_t size, const Filler& fill,
+                  const PutOptions& options);
   Result<std::vector<Result<Ref>>> put_many(std::span<const PutItem> items,
                                             const PutOptions& options);
-  Result<std::uint64_t> remove(std::string_view id, std::uint64_t version, std::uint64_t serial);
+  Result<std::uint64_t> remove(std::string_view id, std::uint64_t version, const Ref* ref);
   void nudge(EntryNumber entry);
   std::uint64_t new_token();
 
   // --- talking to the daemon
 
-  Deadline deadline() const { return std::chrono::steady_clock::now() + options_.timeout; }
+  Deadline deadline() const { return deadline_after(options_.timeout); }
+  // Of a request that may wait for room first.
+  Deadline deadline_for_room(const PutOptions& options) const {
+    return deadline_after(options.timeout) + (deadline() - std::chrono::steady_clock::now());
+  }
   Deadline deadline_after(Timeout timeout) const;
 
   // Sends a request until it is answered or the deadline passes, reconnecting in between. `again`
@@ -124,13 +135,14 @@ class Core : public std::enable_shared_from_this<Core> {
 
   void close();
   bool closed() const { return closed_.load(); }
-  // Ref of another store, or namespace: says so. Otherwise fine.
-  Result<void> check_store(const Ref& ref);
+  // A ref of another store or namespace than this is refused with both their names.
+  Result<void> check_store(const Ref& ref, const StoreUuid& store) const;
 
   const std::string& address() const { return path_; }
-  const StoreUuid& store() const { return store_; }
+  // The store that the client is attached to, or was when it was last attached to one.
+  StoreUuid store() const;
   const std::string& namespace_name() const { return options_.namespace_name; }
-  std::uint64_t capacity_bytes() const { return capacity_bytes_; }
+  std::uint64_t capacity_bytes() const { return capacity_bytes_.load(); }
   std::uint64_t fork_generation() const { return fork_generation_.load(); }
 
   // --- fork: called for each core, in this order, by the one thread that forks
@@ -145,27 +157,28 @@ class Core : public std::enable_shared_from_this<Core> {
   Result<std::shared_ptr<Connection>> connected(Deadline deadline);
   Result<std::shared_ptr<Connection>> greet(Deadline deadline);
   Result<void> take_in(const wire::HelloReply& hello, std::vector<wire::Descriptor> descriptors);
-  Result<View> get_slowly(std::string_view id, const GetOptions& options, std::uint64_t serial);
+  Result<View> get_slowly(std::string_view id, const GetOptions& options, const Ref* ref);
   Result<void> await(std::string_view id, const GetOptions& options, Deadline deadline);
   Result<Ref> put_inline(std::string_view id, std::span<const std::byte> bytes,
                          const PutOptions& options);
-  Result<Ref> put_copying(std::string_view id, std::span<const std::byte> bytes,
+  Result<Ref> put_filling(std::string_view id, std::uint64_t size, const Filler& fill,
                           const PutOptions& options);
   Result<Ref> compare_with_existing(std::string_view id, std::span<const std::byte> bytes,
                                     const PutOptions& options, Error exists);
-  Ref make_ref(std::string_view id, std::uint64_t version, std::uint64_t serial,
-               const PutOptions& options) const;
+  Ref make_ref(std::string_view id, const wire::PutReply& reply, const PutOptions& options) const;
+  // The attachment of the store in which this was reserved. Fails if it is another's by now.
+  Result<Share> share_of(const Reserved& reserved);
 
   ConnectOptions options_;
   std::string path_;
   bool may_start_daemon_ = false;
-  StoreUuid store_{};  // of the store first connected to
-  std::uint64_t capacity_bytes_ = 0;
   std::atomic<bool> closed_{false};
 
   std::atomic<Attachment*> current_{nullptr};
   std::mutex connect_mutex_;                 // one thread reconnects, the others wait for it
-  std::mutex state_mutex_;
+  mutable std::mutex state_mutex_;
+  StoreUuid store_{};                        // Guarded by state_mutex_.
+  std::atomic<std::uint64_t> capacity_bytes_{0};
   std::shared_ptr<Connection> connection_;   // Guarded by state_mutex_.
   std::vector<Attachment*> attachments_;     // Guarded by state_mutex_. All since connect.
   std::atomic<std::uint64_t> next_token_{0};

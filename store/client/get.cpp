@@ -91,38 +91,51 @@ Error missing_error(std::string_view id, std::uint64_t version) {
 
 }  // namespace
 
-Result<View> Core::get(std::string_view id, const GetOptions& options, std::uint64_t serial) {
-  // The way that nearly every get takes: no lock, no message, no system call.
-  if (Share share = try_share(); share && share->epoch_is_current() && !id.empty() &&
-                                 id.size() <= shm::id_bytes_max && options.after == 0) [[likely]] {
-    Attachment& attachment = *share.get();
-    const shm::Key key = shm::key_of(id, attachment.hash_seed());
-    const Look look = look_up(attachment, key, options.version);
-    if (look.probe == Probe::pinned) [[likely]] {
-      shm::reached(shm::points::client_pinned);
-      const shm::Entry& entry = attachment.entry(look.entry);
-      const bool right = serial == 0 || entry.serial.load(std::memory_order_relaxed) == serial;
-      // A fork in another thread may have copied the pins just before this one was counted.
-      if (right && is_current(&attachment)) [[likely]] {
-        const std::uint64_t size = entry.size.load(std::memory_order_relaxed);
-        attachment.note_get(look.entry, size);
-        const std::byte* data =
-            attachment.address_of(shm::Location(entry.location.load(std::memory_order_relaxed)));
-        return Access::view(share.release(), look.entry, data, size);
-      }
-      attachment.release(look.entry);
-    } else if (look.probe == Probe::mismatch && options.timeout == Timeout::zero() &&
-               serial == 0) {
-      attachment.note_miss();
+// The way that nearly every get takes: no lock, no message, no system call. An empty view means that
+// it did not work out; `missed` that there is certainly no such segment.
+View Core::get_resident(std::string_view id, std::uint64_t version, const Ref* ref,
+                        bool& missed) noexcept {
+  missed = false;
+  Share share = try_share();
+  if (!share || !share->epoch_is_current() || id.empty() || id.size() > shm::id_bytes_max)
+    return {};
+  Attachment& attachment = *share.get();
+  if (ref != nullptr && ref->store != attachment.store()) return {};
+  const Look look = look_up(attachment, shm::key_of(id, attachment.hash_seed()), version);
+  if (look.probe != Probe::pinned) {
+    missed = look.probe == Probe::mismatch;
+    return {};
+  }
+  shm::reached(shm::points::client_pinned);
+  const shm::Entry& entry = attachment.entry(look.entry);
+  const bool right =
+      ref == nullptr || entry.serial.load(std::memory_order_relaxed) == ref->serial;
+  // A fork in another thread may have copied the pins just before this one was counted.
+  if (!right || !is_current(&attachment)) {
+    attachment.release(look.entry);
+    return {};
+  }
+  const std::uint64_t size = entry.size.load(std::memory_order_relaxed);
+  attachment.note_get(look.entry, size);
+  const shm::Location location(entry.location.load(std::memory_order_relaxed));
+  return Access::view(share.release(), look.entry, attachment.address_of(location), size);
+}
+
+Result<View> Core::get(std::string_view id, const GetOptions& options, const Ref* ref) {
+  if (options.after == 0) {
+    bool missed = false;
+    View view = get_resident(id, options.version, ref, missed);
+    if (view) return view;
+    if (missed && options.timeout == Timeout::zero() && ref == nullptr) {
+      if (const Share share = try_share()) share->note_miss();
       return fail(missing_error(id, options.version));
     }
   }
-  return get_slowly(id, options, serial);
+  return get_slowly(id, options, ref);
 }
 
 // Everything else: bad arguments, waiting, a chunk that must be granted, a daemon at work, a fork.
-Result<View> Core::get_slowly(std::string_view id, const GetOptions& options,
-                              std::uint64_t serial) {
+Result<View> Core::get_slowly(std::string_view id, const GetOptions& options, const Ref* ref) {
   if (auto checked = check_id(id); !checked) return fail(std::move(checked.error()));
   if (options.timeout < Timeout::zero())
     return fail(Errc::bad_argument, "a timeout below zero");
@@ -134,11 +147,14 @@ Result<View> Core::get_slowly(std::string_view id, const GetOptions& options,
     auto share = this->share(until);
     if (!share) return fail(std::move(share.error()));
     Attachment& attachment = *share->get();
+    if (ref != nullptr)
+      if (auto checked = check_store(*ref, attachment.store()); !checked)
+        return fail(std::move(checked.error()));
     const shm::Key key = shm::key_of(id, attachment.hash_seed());
     const Look look = look_up(attachment, key, options.version);
     if (look.needs_grant) {
       auto count = granted_count(attachment, look.entry, until);
-      if (!count) return fail(std::move(count.error()));
+      if (!count && is_current(&attachment)) return fail(std::move(count.error()));
       continue;
     }
     bool absent = false;
@@ -146,7 +162,7 @@ Result<View> Core::get_slowly(std::string_view id, const GetOptions& options,
       case Probe::pinned: {
         const shm::Entry& entry = attachment.entry(look.entry);
         const std::uint64_t version = entry.version.load(std::memory_order_relaxed);
-        if (serial != 0 && entry.serial.load(std::memory_order_relaxed) != serial) {
+        if (ref != nullptr && entry.serial.load(std::memory_order_relaxed) != ref->serial) {
           attachment.release(look.entry);
           return fail(Errc::stale_ref, "the ref's segment " + shown(id, options.version) +
                                            " was removed; another one has its id and version now");
@@ -185,9 +201,10 @@ Result<View> Core::get_slowly(std::string_view id, const GetOptions& options,
         if (++busy_looks % patience != 0) continue;
         break;  // asking the daemon orders us behind what it is doing
     }
-    if (absent && !waits) {
+    // What a ref names was sealed once: it does not come back, however long one waits.
+    if (absent && (!waits || ref != nullptr)) {
       attachment.note_miss();
-      if (serial != 0)
+      if (ref != nullptr)
         return fail(Errc::stale_ref,
                     "the ref's segment " + shown(id, options.version) + " was removed");
       return fail(missing_error(id, options.version));

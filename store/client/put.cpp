@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Writing: create, put, remove.
+#include <algorithm>
 #include <cstring>
+#include <deque>
 
 #include "store/client/builder_state.h"
 #include "store/client/core.h"
@@ -34,15 +36,14 @@ Result<wire::NewSegment> describe_new(std::string_view id, std::uint64_t size,
 
 }  // namespace
 
-Ref Core::make_ref(std::string_view id, std::uint64_t version, std::uint64_t serial,
+Ref Core::make_ref(std::string_view id, const wire::PutReply& reply,
                    const PutOptions& options) const {
   Ref ref;
-  const Share share = try_share();
-  ref.store = share ? share->store() : store_;
+  ref.store = reply.store;
   ref.namespace_name = options_.namespace_name;
   ref.id = id;
-  ref.version = version;
-  ref.serial = serial;
+  ref.version = reply.version;
+  ref.serial = reply.serial;
   ref.type = options.type;
   return ref;
 }
@@ -54,22 +55,30 @@ Result<Core::Reserved> Core::reserve(std::string_view id, std::uint64_t size,
   auto segment = describe_new(id, size, options, *description, new_token());
   if (!segment) return fail(std::move(segment.error()));
   wire::CreateRequest request{*segment};
-  auto answer = this->request<wire::CreateReply>(request, deadline() + options.timeout);
+  auto answer = this->request<wire::CreateReply>(request, deadline_for_room(options));
   if (!answer) return fail(std::move(answer.error()));
   shm::reached(shm::points::client_created);
   const wire::CreateReply& reply = answer->message;
-  return Reserved{reply.entry, reply.version, reply.serial, shm::Location(reply.location)};
+  return Reserved{reply.entry, reply.version, reply.serial, shm::Location(reply.location),
+                  reply.store};
+}
+
+Result<Share> Core::share_of(const Reserved& reserved) {
+  auto share = this->share(deadline());
+  if (share && (*share)->store() != reserved.store)
+    return fail(Errc::wrong_store, "the daemon was started anew on an empty store meanwhile");
+  return share;
 }
 
 Result<void> Core::seal(const Reserved& reserved) {
-  wire::SealRequest request{reserved.entry, reserved.serial, 0};
+  wire::SealRequest request{reserved.store, reserved.entry, reserved.serial, 0};
   auto answer = this->request<wire::Empty>(request, deadline(), [&] { request.repeated = 1; });
   if (!answer) return fail(std::move(answer.error()));
   return {};
 }
 
 Result<void> Core::abort(const Reserved& reserved) {
-  wire::AbortRequest request{reserved.entry, reserved.serial, 0};
+  wire::AbortRequest request{reserved.store, reserved.entry, reserved.serial, 0};
   auto answer = this->request<wire::Empty>(request, deadline(), [&] { request.repeated = 1; });
   if (!answer) return fail(std::move(answer.error()));
   return {};
@@ -85,7 +94,7 @@ Result<Builder> Core::create(std::string_view id, std::uint64_t size, const PutO
     (void)abort(*reserved);
     return fail(std::move(error));
   };
-  auto share = this->share(deadline());
+  auto share = share_of(*reserved);
   if (!share) return give_up(share.error());
   Attachment& attachment = *share->get();
   auto count = granted_count(attachment, reserved->entry, deadline());
@@ -102,10 +111,31 @@ Result<Builder> Core::create(std::string_view id, std::uint64_t size, const PutO
 
 Result<Ref> Core::put(std::string_view id, std::span<const std::byte> bytes,
                       const PutOptions& options) {
-  auto ref = bytes.size() <= wire::inline_bytes_max ? put_inline(id, bytes, options)
-                                                    : put_copying(id, bytes, options);
+  auto ref = bytes.size() <= wire::inline_bytes_max
+                 ? put_inline(id, bytes, options)
+                 : put_filling(
+                       id, bytes.size(),
+                       [bytes](std::span<std::byte> target) {
+                         std::memcpy(target.data(), bytes.data(), bytes.size());
+                       },
+                       options);
   if (!ref && options.exist_ok && ref.error().is(Errc::exists))
     return compare_with_existing(id, bytes, options, std::move(ref.error()));
+  if (ref)
+    if (const Share share = try_share()) share->note_put();
+  return ref;
+}
+
+Result<Ref> Core::put(std::string_view id, std::uint64_t size, const Filler& fill,
+                      const PutOptions& options) {
+  // Small ones travel in a message, and those that may turn out to be there already are compared:
+  // both need the bytes in one place first.
+  if (size <= wire::inline_bytes_max || options.exist_ok) {
+    std::vector<std::byte> bytes(size);
+    fill(bytes);
+    return put(id, std::span<const std::byte>(bytes), options);
+  }
+  auto ref = put_filling(id, size, fill, options);
   if (ref)
     if (const Share share = try_share()) share->note_put();
   return ref;
@@ -118,30 +148,32 @@ Result<Ref> Core::put_inline(std::string_view id, std::span<const std::byte> byt
   auto segment = describe_new(id, bytes.size(), options, *description, new_token());
   if (!segment) return fail(std::move(segment.error()));
   wire::PutRequest request{*segment, bytes};
-  auto answer = this->request<wire::PutReply>(request, deadline() + options.timeout);
+  auto answer = this->request<wire::PutReply>(request, deadline_for_room(options));
   if (!answer) return fail(std::move(answer.error()));
-  return make_ref(id, answer->message.version, answer->message.serial, options);
+  return make_ref(id, answer->message, options);
 }
 
-Result<Ref> Core::put_copying(std::string_view id, std::span<const std::byte> bytes,
+// Writes through the alias: the pages where readers look stay read-only all the time.
+Result<Ref> Core::put_filling(std::string_view id, std::uint64_t size, const Filler& fill,
                               const PutOptions& options) {
-  auto reserved = reserve(id, bytes.size(), options);
+  auto reserved = reserve(id, size, options);
   if (!reserved) return fail(std::move(reserved.error()));
   const auto give_up = [&](Error& error) {
     (void)abort(*reserved);
     return fail(std::move(error));
   };
   {
-    auto share = this->share(deadline());
+    auto share = share_of(*reserved);
     if (!share) return give_up(share.error());
     auto target = (*share)->writable_alias(reserved->location);
     if (!target) return give_up(target.error());
-    std::memcpy(*target, bytes.data(), bytes.size());
+    fill({*target, size});
   }
   shm::reached(shm::points::client_written);
   if (auto sealed = seal(*reserved); !sealed) return give_up(sealed.error());
   shm::reached(shm::points::client_sealed);
-  return make_ref(id, reserved->version, reserved->serial, options);
+  return make_ref(id, {reserved->store, reserved->entry, reserved->version, reserved->serial},
+                  options);
 }
 
 // The version is there already: the same bytes are as good as put.
@@ -149,7 +181,7 @@ Result<Ref> Core::compare_with_existing(std::string_view id, std::span<const std
                                         const PutOptions& options, Error exists) {
   GetOptions wanted;
   wanted.version = options.version;
-  auto view = get(id, wanted, 0);
+  auto view = get(id, wanted, nullptr);
   if (!view) return fail(std::move(view.error()));
   const auto there = view->bytes();
   if (there.size() != bytes.size() ||
@@ -162,32 +194,51 @@ Result<Ref> Core::compare_with_existing(std::string_view id, std::span<const std
 
 Result<std::vector<Result<Ref>>> Core::put_many(std::span<const PutItem> items,
                                                 const PutOptions& options) {
-  // Room that an item takes in a frame besides its id and bytes, generously.
+  // Room that an item takes in a frame besides its id, bytes and description, generously.
   constexpr std::size_t item_overhead = 128;
   std::vector<Result<Ref>> results;
   results.reserve(items.size());
-  const auto description = shm::describe(std::nullopt, 0);
+  // All items wait for room together: what one of them has waited, the next ones have waited, too.
+  const Deadline until = deadline_after(options.timeout);
+  PutOptions in_turn = options;
   std::size_t next = 0;
   while (next < items.size()) {
+    if (options.timeout > Timeout::zero())
+      in_turn.timeout =
+          std::max<Timeout>(until - std::chrono::steady_clock::now(), Timeout::zero());
     if (items[next].bytes.size() > wire::inline_bytes_max) {
-      results.push_back(put(items[next].id, items[next].bytes, options));
+      results.push_back(put(items[next].id, items[next].bytes, in_turn));
       ++next;
       continue;
     }
     wire::PutManyRequest request;
+    std::deque<shm::Description> descriptions;  // stay where they are: the request points to them
     std::vector<std::optional<Error>> refused;
     std::size_t room = wire::frame_bytes_max - 1024;
     std::size_t end = next;
     for (; end < items.size(); ++end) {
       const PutItem& item = items[end];
-      const std::size_t need = item.bytes.size() + item.id.size() + item_overhead;
-      if (item.bytes.size() > wire::inline_bytes_max || need > room) break;
+      if (item.bytes.size() > wire::inline_bytes_max) break;
+      auto description = shm::describe(options.type, item.bytes.size());
+      if (!description) {
+        refused.emplace_back(std::move(description.error()));
+        continue;
+      }
+      auto segment =
+          describe_new(item.id, item.bytes.size(), in_turn, *description, new_token());
+      if (!segment) {
+        refused.emplace_back(std::move(segment.error()));
+        continue;
+      }
+      const std::size_t need =
+          item.bytes.size() + item.id.size() + description->bytes.size() + item_overhead;
+      if (need > room) break;
       room -= need;
-      auto segment = describe_new(item.id, item.bytes.size(), options, *description, new_token());
-      refused.emplace_back(segment ? std::nullopt : std::optional(segment.error()));
-      if (segment) request.items.push_back({*segment, item.bytes});
+      segment->description = descriptions.emplace_back(std::move(*description)).bytes;
+      request.items.push_back({*segment, item.bytes});
+      refused.emplace_back(std::nullopt);
     }
-    auto answer = this->request<wire::PutManyReply>(request, deadline() + options.timeout);
+    auto answer = this->request<wire::PutManyReply>(request, deadline_for_room(in_turn));
     if (!answer) return fail(std::move(answer.error()));
     if (answer->message.items.size() != request.items.size())
       return fail(Errc::bad_message, "the daemon answered another number of items");
@@ -199,7 +250,7 @@ Result<std::vector<Result<Ref>>> Core::put_many(std::span<const PutItem> items,
       }
       const wire::PutManyItem& item = answer->message.items[at++];
       if (item.origin == 0) {
-        results.push_back(make_ref(items[i].id, item.reply.version, item.reply.serial, options));
+        results.push_back(make_ref(items[i].id, item.reply, options));
         continue;
       }
       Error error = wire::error_of({item.origin, item.code, item.detail});
@@ -216,11 +267,18 @@ Result<std::vector<Result<Ref>>> Core::put_many(std::span<const PutItem> items,
 }
 
 Result<std::uint64_t> Core::remove(std::string_view id, std::uint64_t version,
-                                   std::uint64_t serial) {
+                                   const Ref* ref) {
   if (id.empty() || id.size() > shm::id_bytes_max)
     return fail(Errc::bad_id,
                 "an id of " + std::to_string(id.size()) + " bytes; an id is 1 to 255 bytes");
-  wire::RemoveRequest request{id, version, serial, 0};
+  wire::RemoveRequest request{.id = id, .version = version};
+  if (ref != nullptr) {
+    // To the daemon these zeros would mean all versions, and any segment.
+    if (ref->version == 0 || ref->serial == 0)
+      return fail(Errc::stale_ref, "the ref " + ref->to_string() + " names no segment");
+    request.serial = ref->serial;
+    request.store = ref->store;
+  }
   auto answer =
       this->request<wire::RemoveReply>(request, deadline(), [&] { request.repeated = 1; });
   if (!answer) return fail(std::move(answer.error()));

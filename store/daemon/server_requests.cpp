@@ -24,6 +24,11 @@ std::uint64_t wall_clock_ns() {
                                         .count());
 }
 
+// The daemon was started anew on an empty store; numbers of the former one mean nothing here.
+Failure other_store() {
+  return fail(Errc::wrong_store, "that segment belonged to a store that is gone");
+}
+
 wire::HolderItem item_of(const PinHolder& holder) {
   return {.pid = holder.pid, .name = holder.name, .pins = holder.pins, .bytes = holder.bytes};
 }
@@ -109,6 +114,8 @@ void Server::handle_request(Session& session, Op op, std::uint32_t number,
                   [&](auto& request) { create(session, number, request.segment); });
     case Op::seal:
       return with(as.operator()<wire::SealRequest>(), [&](auto& request) {
+        if (request.store != memory_.uuid())
+          return reply_failure(session, op, number, other_store().error);
         reply_or_fail(session, op, number,
                       rules_.seal(request.entry, request.serial, session.slot,
                                   request.repeated != 0, wall_clock_ns()));
@@ -116,7 +123,9 @@ void Server::handle_request(Session& session, Op op, std::uint32_t number,
     case Op::abort:
       return with(as.operator()<wire::AbortRequest>(), [&](auto& request) {
         const auto aborted =
-            rules_.abort(request.entry, request.serial, session.slot, request.repeated != 0);
+            request.store != memory_.uuid()
+                ? Result<void>(other_store())
+                : rules_.abort(request.entry, request.serial, session.slot, request.repeated != 0);
         if (number != 0) reply_or_fail(session, op, number, aborted);
       });
     case Op::put:
@@ -130,6 +139,8 @@ void Server::handle_request(Session& session, Op op, std::uint32_t number,
                   [&](auto& request) { await(session, number, request); });
     case Op::remove:
       return with(as.operator()<wire::RemoveRequest>(), [&](auto& request) {
+        if (request.serial != 0 && request.store != memory_.uuid())
+          return reply_failure(session, op, number, other_store().error);
         const auto removed =
             rules_.remove(request.id, request.version, request.serial, request.repeated != 0);
         if (removed) {
@@ -418,13 +429,13 @@ void Server::created(Ticket ticket, const CreatedSegment& segment) {
     return;
   }
   reply(*session, Op::create, ticket.number,
-        wire::CreateReply{segment.entry, segment.version, segment.serial,
+        wire::CreateReply{memory_.uuid(), segment.entry, segment.version, segment.serial,
                           segment.location.bits()});
 }
 
 void Server::answer_put(Ticket ticket, const CreatedSegment& segment, Result<void> outcome) {
   if (!outcome) return refused(ticket, std::move(outcome.error()));
-  const wire::PutReply done{segment.entry, segment.version, segment.serial};
+  const wire::PutReply done{memory_.uuid(), segment.entry, segment.version, segment.serial};
   if (ticket.item != 0) {
     wire::PutManyItem item;
     item.reply = done;

@@ -38,6 +38,13 @@ std::optional<std::uint64_t> count_elements(std::span<const std::uint64_t> shape
   return count;
 }
 
+// Whether so many bytes are exactly the elements of that shape.
+bool fills(std::span<const std::uint64_t> shape, std::uint32_t item_bytes,
+           std::uint64_t size_bytes) {
+  const auto count = count_elements(shape);
+  return count && *count <= size_bytes / item_bytes && *count * item_bytes == size_bytes;
+}
+
 std::string shape_text(std::span<const std::uint64_t> shape) {
   std::string text = "(";
   for (const std::uint64_t dim : shape) text += std::to_string(dim) + ",";
@@ -76,9 +83,7 @@ Result<Description> describe(const std::optional<ArrayType>& type, std::uint64_t
   for (const std::uint64_t dim : shape) small = small && dim <= small_dim_max;
 
   if (out.brief.dtype != 0) {
-    const std::uint32_t item = dtypes[out.brief.dtype].item_bytes;
-    const auto count = count_elements(shape);
-    if (!count || *count > size_bytes / item || *count * item != size_bytes)
+    if (!fills(shape, dtypes[out.brief.dtype].item_bytes, size_bytes))
       return fail(Errc::bad_argument, std::to_string(size_bytes) + " bytes are not an array of " +
                                           type->dtype + " " + shape_text(shape));
     // A zero dim hides the others from division, so only full arrays are brief.
@@ -117,7 +122,7 @@ Result<std::optional<ArrayType>> read_description(Brief brief, std::uint64_t siz
 
   if (brief.has(BriefFlag::dtype_in_description)) {
     const auto text_bytes = take<std::uint32_t>(description);
-    if (!text_bytes || *text_bytes > description.size()) return broken();
+    if (!text_bytes || *text_bytes == 0 || *text_bytes > description.size()) return broken();
     type.dtype.assign(reinterpret_cast<const char*>(description.data()), *text_bytes);
     description = description.subspan(*text_bytes);
     for (unsigned i = 0; i < brief.ndim; ++i) {
@@ -125,27 +130,31 @@ Result<std::optional<ArrayType>> read_description(Brief brief, std::uint64_t siz
       if (!dim) return broken();
       type.shape.push_back(*dim);
     }
+    const std::uint8_t code = plain_dtype_code(type.dtype);
+    if (code != 0 && !fills(type.shape, dtypes[code].item_bytes, size_bytes)) return broken();
     return std::optional{type};
   }
 
   if (brief.dtype == 0 || brief.dtype >= dtypes.size()) return broken();
   type.dtype = dtypes[brief.dtype].text;
-  const std::uint64_t count = size_bytes / dtypes[brief.dtype].item_bytes;
+  const std::uint32_t item = dtypes[brief.dtype].item_bytes;
+  const std::uint64_t count = size_bytes / item;
   if (brief.has(BriefFlag::dims_in_description)) {
     for (unsigned i = 0; i < brief.ndim; ++i) {
       const auto dim = take<std::uint32_t>(description);
       if (!dim) return broken();
       type.shape.push_back(*dim);
     }
-    if (count_elements(type.shape) != count) return broken();
   } else if (brief.ndim == 1) {
     type.shape = {count};
   } else if (brief.ndim == 2) {
-    if (brief.first_dim == 0 || count % brief.first_dim != 0) return broken();
+    if (brief.first_dim == 0) return broken();
     type.shape = {brief.first_dim, count / brief.first_dim};
   } else if (brief.ndim > 2) {
     return broken();
   }
+  // Whoever wrote it may have lied; a reader that believed it would run over the segment's end.
+  if (!fills(type.shape, item, size_bytes)) return broken();
   return std::optional{type};
 }
 

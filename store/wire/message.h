@@ -151,27 +151,30 @@ struct CreateRequest {
   void members(auto&& each) { each(segment); }
 };
 struct CreateReply {
+  Uuid store{};  // whose memory the location is in
   std::uint32_t entry = 0;
   std::uint64_t version = 0;
   std::uint64_t serial = 0;
   std::uint64_t location = 0;
-  void members(auto&& each) { each(entry, version, serial, location); }
+  void members(auto&& each) { each(store, entry, version, serial, location); }
 };
 
 struct SealRequest {
   static constexpr Op op = Op::seal;
+  Uuid store{};  // whose entry it is: after a reconnect the daemon may serve another store
   std::uint32_t entry = 0;
   std::uint64_t serial = 0;
   std::uint8_t repeated = 0;  // sent again after a reconnect: it may have worked the first time
-  void members(auto&& each) { each(entry, serial, repeated); }
+  void members(auto&& each) { each(store, entry, serial, repeated); }
 };
 
 struct AbortRequest {
   static constexpr Op op = Op::abort;
+  Uuid store{};
   std::uint32_t entry = 0;
   std::uint64_t serial = 0;
   std::uint8_t repeated = 0;
-  void members(auto&& each) { each(entry, serial, repeated); }
+  void members(auto&& each) { each(store, entry, serial, repeated); }
 };
 
 struct PutRequest {
@@ -181,10 +184,11 @@ struct PutRequest {
   void members(auto&& each) { each(segment, payload); }
 };
 struct PutReply {
+  Uuid store{};
   std::uint32_t entry = 0;
   std::uint64_t version = 0;
   std::uint64_t serial = 0;
-  void members(auto&& each) { each(entry, version, serial); }
+  void members(auto&& each) { each(store, entry, version, serial); }
 };
 
 struct PutManyRequest {
@@ -220,9 +224,10 @@ struct RemoveRequest {
   static constexpr Op op = Op::remove;
   Text id;
   std::uint64_t version = 0;  // 0: all
-  std::uint64_t serial = 0;   // not 0: only if it is this very segment
+  std::uint64_t serial = 0;   // not 0: only if it is this very segment, of this store
+  Uuid store{};
   std::uint8_t repeated = 0;
-  void members(auto&& each) { each(id, version, serial, repeated); }
+  void members(auto&& each) { each(id, version, serial, store, repeated); }
 };
 struct RemoveReply {
   std::uint64_t removed = 0;
