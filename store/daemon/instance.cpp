@@ -46,7 +46,8 @@ Result<Instance> Instance::claim(const std::string& socket_path) {
   if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
     char text[32] = {};
     const ssize_t size = ::pread(lock.get(), text, sizeof text - 1, 0);
-    const std::string holder = size > 0 ? std::string(text, std::string(text).find('\n')) : "?";
+    const std::string_view found(text, size > 0 ? static_cast<std::size_t>(size) : 0);
+    const std::string holder(found.empty() ? "?" : found.substr(0, found.find('\n')));
     return fail(Errc::already_running, "another forebayd (pid " + holder + ") serves " +
                                            socket_path + "; stop it, or choose another --socket");
   }

@@ -189,7 +189,7 @@ void Rules::create(Ticket ticket, const NewSegment& segment, TimePoint now) {
                              .owner_slot = segment.owner_slot,
                              .ticket = ticket});
   if (attempt(pending) == Attempt::full) {
-    if (segment.timeout_ns == 0) {
+    if (segment.timeout_ns == 0 && !room_is_coming(pending)) {
       refuse(pending, full_error(pending));
     } else {
       pending.id = segment.id;
@@ -474,6 +474,22 @@ bool Rules::make_room(std::uint64_t bytes) {
   return true;
 }
 
+// Whether there will be room once the memory thread is done with what it prepares or gives back: an
+// empty store must not be called full because its memory is being tidied.
+bool Rules::room_is_coming(const Pending& pending) const {
+  std::uint64_t coming = 0;
+  for (const auto& [number, purpose] : jobs_) {
+    if (const auto* reserve = std::get_if<ForReserve>(&purpose)) coming += reserve->extent.bytes;
+    if (const auto* trim = std::get_if<ForTrim>(&purpose))
+      for (const Extent& extent : trim->extents) coming += extent.bytes;
+  }
+  if (coming == 0) return false;
+  const std::uint64_t bytes = pending.segment.packed && Slabs::fits(pending.bytes)
+                                  ? Slabs::slab_bytes(pending.bytes)
+                                  : shm::page_align(pending.bytes);
+  return space_.warm() + space_.ungrown() + coming >= bytes;
+}
+
 // Retries what waits for room, in order of arrival; what does not fit yet lets others pass.
 void Rules::serve_parked() {
   if (serving_parked_ || parked_.empty()) return;
@@ -601,7 +617,7 @@ void Rules::tick(TimePoint now) {
   for (const Ticket ticket : waiters_.expire(now))
     outside_.refused(ticket, fail(Errc::timed_out, "not sealed before the deadline").error);
   for (auto pending = parked_.begin(); pending != parked_.end();) {
-    if (pending->deadline > now) {
+    if (pending->deadline > now || room_is_coming(*pending)) {
       ++pending;
       continue;
     }
@@ -623,7 +639,8 @@ void Rules::tick(TimePoint now) {
 std::optional<TimePoint> Rules::next_wakeup() const {
   std::optional<TimePoint> next = waiters_.next_deadline();
   const auto also = [&next](TimePoint at) { next = next ? std::min(*next, at) : at; };
-  for (const Pending& pending : parked_) also(pending.deadline);
+  for (const Pending& pending : parked_)
+    if (pending.deadline > now_ || !room_is_coming(pending)) also(pending.deadline);
   if (!deferred_.empty()) also(rescan_at_);
   if (!parked_.empty() && eviction_.count() > 0) also(now_ + rescan_interval);
   if (now_ < reserve_again_at_) also(reserve_again_at_);

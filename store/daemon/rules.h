@@ -183,6 +183,7 @@ class Rules {
   void try_finish_removal(EntryNumber entry);
   void give_memory_back(EntryNumber entry);
   void release(const Extent& extent);
+  bool room_is_coming(const Pending& pending) const;
   void serve_parked();
   void keep_memory_ready();
   void bound_tombstones();

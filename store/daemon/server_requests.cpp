@@ -485,7 +485,12 @@ void Server::send_batch(const Ticket& ticket) {
   const auto found = batches_.find(ticket);
   Batch batch = std::move(found->second);
   batches_.erase(found);
-  for (std::size_t i = 0; i < batch.items.size(); ++i) batch.items[i].detail = batch.details[i];
+  // However many items failed, their reasons must fit into one frame together.
+  constexpr std::size_t item_bytes = 64;  // of an answer besides its reason, generously
+  const std::size_t share = wire::frame_bytes_max / (batch.items.size() + 1);
+  const std::size_t detail_bytes_max = share > item_bytes ? share - item_bytes : 0;
+  for (std::size_t i = 0; i < batch.items.size(); ++i)
+    batch.items[i].detail = std::string_view(batch.details[i]).substr(0, detail_bytes_max);
   if (Session* session = find_session(ticket.session))
     reply(*session, Op::put_many, ticket.number, wire::PutManyReply{std::move(batch.items)});
 }

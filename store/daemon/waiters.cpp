@@ -12,10 +12,12 @@ void Waiters::park(Ticket ticket, const shm::Key& key, VersionWish wish, TimePoi
   ++count_;
 }
 
-void Waiters::forget_deadline(const Waiter& waiter) {
+void Waiters::forget_deadline(const shm::Key& key, const Waiter& waiter) {
   auto [at, end] = by_deadline_.equal_range(waiter.deadline);
+  // The ticket alone would do, did not a client choose its numbers: the same one for two ids must
+  // not leave a deadline behind that belongs to nobody, for `expire` would never get past it.
   for (; at != end; ++at)
-    if (at->second.first == waiter.ticket) {
+    if (at->second == std::pair{waiter.ticket, key}) {
       by_deadline_.erase(at);
       return;
     }
@@ -29,7 +31,7 @@ std::vector<Ticket> Waiters::take(const shm::Key& key, Leaves&& leaves) {
   std::erase_if(found->second, [&](const Waiter& waiter) {
     if (!leaves(waiter)) return false;
     taken.push_back(waiter.ticket);
-    forget_deadline(waiter);
+    forget_deadline(key, waiter);
     auto& keys = by_session_[waiter.ticket.session];
     if (const auto one = std::find(keys.begin(), keys.end(), key); one != keys.end())
       keys.erase(one);

@@ -51,7 +51,7 @@ class Waiters {
   };
   using ByKey = std::unordered_map<shm::Key, std::vector<Waiter>, KeyHash>;
 
-  void forget_deadline(const Waiter& waiter);
+  void forget_deadline(const shm::Key& key, const Waiter& waiter);
   template <class Leaves>
   std::vector<Ticket> take(const shm::Key& key, Leaves&& leaves);
 

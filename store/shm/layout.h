@@ -350,8 +350,10 @@ using PinTableHead = BasicPinTableHead<StdAtomic>;
 inline constexpr std::uint64_t pin_counts_offset = 64 * 1024;
 static_assert(sizeof(PinTableHead) <= pin_counts_offset);
 
+// In whole chunks: a grant is one, also where the last entries fill it in part.
 constexpr std::uint64_t pin_table_bytes(const Limits& limits) {
-  return pin_counts_offset + page_align(std::uint64_t{limits.entries} * 4);
+  const std::uint64_t chunks = (std::uint64_t{limits.entries} + chunk_entries - 1) / chunk_entries;
+  return pin_counts_offset + chunks * chunk_bytes;
 }
 
 }  // namespace forebay::shm

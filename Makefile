@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+# The verbs of the README. Everything else is CMake: see CMakePresets.json.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test build deps check-model test-asan test-tsan bench clean
+
+# A newer CMake that scripts/deps put into .venv, where the system's is too old for the presets.
+export PATH := $(PATH):$(CURDIR)/.venv/bin
+CMAKE = $(shell [ -x .venv/bin/cmake ] && echo .venv/bin/cmake || echo cmake)
+CTEST = $(shell [ -x .venv/bin/ctest ] && echo .venv/bin/ctest || echo ctest)
+PYTHON = $(CURDIR)/.venv/bin/python
+DEV = $(CURDIR)/build/dev
+
+help:
+	@echo "make demo [INPUT=photo.png]   install what is missing, build, run the main job"
+	@echo "make test                     build and run all tests"
+	@echo "make bench                    get and put beside their floors"
+	@echo "make check-model              check the pin protocol exhaustively (minutes)"
+	@echo "make test-asan, test-tsan     the tests under one sanitizer"
+	@echo "make clean                    remove build/ (not .venv)"
+
+deps:
+	@scripts/deps
+
+# $(1): preset. Quiet where nothing is to be done.
+define configure_and_build
+	@[ -f build/$(1)/build.ninja ] || $(CMAKE) --preset $(1) >build.log || { cat build.log; exit 1; }
+	@rm -f build.log
+	$(CMAKE) --build --preset $(1)
+endef
+
+build: deps
+	$(call configure_and_build,dev)
+
+demo: build
+	@PYTHONPATH=$(DEV)/python $(PYTHON) bench/kmeans/quantise.py --worker $(DEV)/bin/kmeans_worker \
+	  $(if $(INPUT),--input "$(INPUT)")
+
+test: build
+	$(CTEST) --preset dev
+	cd tests/python && PYTHONPATH=$(DEV)/python $(PYTHON) -m pytest
+	tests/model/check quick
+	$(MAKE) test-asan test-tsan
+
+# AddressSanitizer, UndefinedBehaviorSanitizer and their leak check: all C++ tests.
+test-asan: deps
+	$(call configure_and_build,asan)
+	$(CTEST) --preset asan
+
+# ThreadSanitizer sees one process: the tests in which the daemon is a thread.
+test-tsan: deps
+	$(call configure_and_build,tsan)
+	$(CTEST) --preset tsan -L thread
+
+check-model: build
+	tests/model/check full
+	FOREBAY_EXPLORE_DEEPER=1 $(DEV)/bin/unit_tests -ts="protocol under the memory model"
+
+bench: build
+	@PYTHONPATH=$(DEV)/python $(PYTHON) bench/run.py --programs $(DEV)/bin
+
+clean:
+	rm -rf build
