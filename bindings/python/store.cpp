@@ -244,12 +244,14 @@ struct GetArguments {
   PyObject* version = nullptr;
   PyObject* timeout = nullptr;
   PyObject* fallback = nullptr;  // null: raise
+  PyObject* after = nullptr;
 };
 
 bool parse(GetArguments& parsed, PyObject* const* arguments, Py_ssize_t positional,
            PyObject* keywords) {
-  static constexpr std::array names{"id", "version", "timeout", "default"};
-  const std::array slots{&parsed.what, &parsed.version, &parsed.timeout, &parsed.fallback};
+  static constexpr std::array names{"id", "version", "timeout", "default", "after"};
+  const std::array slots{&parsed.what, &parsed.version, &parsed.timeout, &parsed.fallback,
+                         &parsed.after};
   if (positional > 3) {
     PyErr_Format(PyExc_TypeError,
                  "get() takes id, version and timeout by position (%zd given)", positional);
@@ -315,9 +317,19 @@ PyObject* get(PyObject* self, PyObject* const* arguments, Py_ssize_t positional,
                   .error);
     return nullptr;
   }
-  View view = ref != nullptr ? store.client().get_resident(*ref)
-                             : store.client().get_resident(id, options.version);
-  if (view) return array_of_view(std::move(view));
+  if (parsed.after == nullptr) {
+    View view = ref != nullptr ? store.client().get_resident(*ref)
+                               : store.client().get_resident(id, options.version);
+    if (view) return array_of_view(std::move(view));
+  } else {
+    options.after = PyLong_AsUnsignedLongLong(parsed.after);
+    if (PyErr_Occurred() != nullptr) return nullptr;
+    if (ref != nullptr || options.version != 0) {
+      set_error(fail(Errc::bad_argument, "after is for the newest version, not for an exact one")
+                    .error);
+      return nullptr;
+    }
+  }
   if (!timeout_of(parsed.timeout, options.timeout)) return nullptr;
   return get_waiting(store, parsed, ref, id, options);
 }
@@ -325,11 +337,12 @@ PyObject* get(PyObject* self, PyObject* const* arguments, Py_ssize_t positional,
 PyMethodDef get_definition = {
     "get", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&get)),
     METH_FASTCALL | METH_KEYWORDS,
-    "get($self, id, version=None, timeout=None, *, default=...)\n--\n\n"
+    "get($self, id, version=None, timeout=None, *, default=..., after=0)\n--\n\n"
     "Return a segment as a read-only numpy.ndarray, without a copy.\n\n"
     "`id` is a str, bytes or a Ref; `version` an exact one, or None for the newest.\n"
     "The array, and every view of it, keeps the segment where it is. With `timeout`,\n"
-    "wait so many seconds for a version that is not there yet.\n\n"
+    "wait so many seconds for a version that is not there yet; with `after`, for the\n"
+    "newest one above that number.\n\n"
     "Raises NotFound (Evicted, Lost, StaleRef, ...) or Timeout, unless `default` is\n"
     "given."};
 

@@ -31,13 +31,13 @@ inline constexpr EntryNumber no_entry = shm::no_entry;
 
 // What a new segment is, but for its memory.
 struct SegmentFields {
-  std::string_view id;
-  shm::Key key;
+  std::string_view id = {};
+  shm::Key key = {};
   std::uint64_t version = 0;
   std::uint64_t size = 0;
   std::uint64_t brief = 0;
-  std::span<const std::byte> description;  // written here only if it fits into the record
-  shm::Location location;
+  std::span<const std::byte> description = {};  // written here only if it fits into the record
+  shm::Location location{};
   std::uint32_t flags = 0;  // RecordFlag
   std::uint32_t owner_slot = 0;
   std::uint32_t writer_uid = 0;

@@ -41,6 +41,24 @@ class TestGet:
         with pytest.raises(forebay.BadId):
             store.get("", default=None)
 
+    def test_only_a_version_after_one_that_is_known(self, store, shared_daemon):
+        store.put("a", np.zeros(1))
+        assert store.get("a", after=0).sum() == 0
+        assert store.get("a", after=1, default=None) is None
+        with pytest.raises(forebay.Timeout):
+            store.get("a", after=1, timeout=0.01)
+        with shared_daemon.connect() as other:
+            thread = threading.Timer(0.02, lambda: other.put("a", np.ones(1)))
+            thread.start()
+            assert store.get("a", after=1, timeout=20).sum() == 1
+            thread.join()
+        with pytest.raises(forebay.BadArgument, match="exact"):
+            store.get("a", 1, after=1)
+        with pytest.raises(TypeError):
+            store.get("a", after="x")
+        with pytest.raises(OverflowError):
+            store.get("a", after=-1)
+
     def test_waiting_ends_with_the_deadline(self, store):
         start = time.monotonic()
         with pytest.raises(TimeoutError, match="'late'"):

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -64,6 +65,8 @@ class ChildProcess {
     pid_ = ::fork();
     if (pid_ < 0) throw std::runtime_error("cannot fork");
     if (pid_ == 0) {
+      // A test that is killed for taking too long leaves no children.
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
       int status = 0;
       try {
         body(moments_);

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -32,15 +33,30 @@ int status_of(int wait_status) {
   return WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : -WTERMSIG(wait_status);
 }
 
-[[noreturn]] void execute(const std::vector<std::string>& arguments,
-                          const std::map<std::string, std::string>& environment, int output) {
-  for (const auto& [name, value] : environment) ::setenv(name.c_str(), value.c_str(), 1);
-  ::dup2(output, 1);
-  ::dup2(output, 2);
+// A program with these arguments and this process's environment plus some, its output in `output`.
+// Started without the fork handlers of the library under test, to which a program that a test starts
+// is no fork of its user's.
+pid_t start_program(const std::vector<std::string>& arguments,
+                    const std::map<std::string, std::string>& environment, int output) {
   std::vector<char*> argv;
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
-  ::execv(argv[0], argv.data());
+  std::vector<std::string> variables;
+  for (const auto& [name, value] : environment) variables.push_back(name + "=" + value);
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    const std::string text = *variable;
+    if (!environment.contains(text.substr(0, text.find('=')))) variables.push_back(text);
+  }
+  std::vector<char*> envp;
+  for (std::string& variable : variables) envp.push_back(variable.data());
+  envp.push_back(nullptr);
+  const pid_t child = _Fork();
+  if (child != 0) return child;
+  // A test that is killed for taking too long leaves no daemon.
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  ::dup2(output, 1);
+  ::dup2(output, 2);
+  ::execve(argv[0], argv.data(), envp.data());
   ::_exit(127);
 }
 
@@ -52,8 +68,7 @@ Ran run(const std::vector<std::string>& arguments,
         const std::map<std::string, std::string>& environment) {
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) throw std::runtime_error("no pipe");
-  const pid_t child = ::fork();
-  if (child == 0) execute(arguments, environment, ends[1]);
+  const pid_t child = start_program(arguments, environment, ends[1]);
   ::close(ends[1]);
   Ran ran;
   std::array<char, 4096> buffer{};
@@ -100,10 +115,8 @@ void DaemonProcess::start() {
   arguments.insert(arguments.end(), options_.arguments.begin(), options_.arguments.end());
   const int log = ::open((directory_ / "log").c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC,
                          0600);
-  const pid_t child = ::fork();
-  if (child == 0) execute(arguments, options_.environment, log);
+  pid_ = start_program(arguments, options_.environment, log);
   ::close(log);
-  pid_ = child;
   if (!options_.wait) return;
   if (!eventually([this] { return listening() || !running(); }) || !running())
     throw std::runtime_error("forebayd did not start:\n" + this->log());

@@ -19,9 +19,9 @@ class DaemonProcess {
  public:
   struct Options {
     std::string capacity = "256MiB";
-    std::vector<std::string> arguments;              // besides --socket and --capacity
-    std::map<std::string, std::string> environment;  // added to this process's
-    bool wait = true;                                // until it listens
+    std::vector<std::string> arguments = {};              // besides --socket and --capacity
+    std::map<std::string, std::string> environment = {};  // added to this process's
+    bool wait = true;                                     // until it listens
   };
 
   DaemonProcess();  // with default options

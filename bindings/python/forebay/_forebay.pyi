@@ -118,7 +118,12 @@ class Store:
     ) -> Ref: ...
     @overload
     def get(
-        self, id: _Id | Ref, version: int | None = None, timeout: float | None = None
+        self,
+        id: _Id | Ref,
+        version: int | None = None,
+        timeout: float | None = None,
+        *,
+        after: int = 0,
     ) -> npt.NDArray[Any]: ...
     @overload
     def get(
@@ -128,6 +133,7 @@ class Store:
         timeout: float | None = None,
         *,
         default: _T,
+        after: int = 0,
     ) -> npt.NDArray[Any] | _T: ...
     def create(
         self,

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "store/daemon/waiters.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <map>
+#include <vector>
+
+#include "tests/support/random.h"
+
+namespace forebay::daemon {
+namespace {
+
+using std::chrono::milliseconds;
+using Tickets = std::vector<Ticket>;
+
+constexpr shm::Key points{1, 2};
+constexpr shm::Key labels{3, 4};
+const TimePoint start{};
+
+TEST_SUITE("waiters") {
+  TEST_CASE("a version wakes exactly those whom it satisfies, in order of arrival") {
+    Waiters waiters;
+    const TimePoint late = start + milliseconds(100);
+    waiters.park({1, 1}, points, {.exact = 3}, late);
+    waiters.park({1, 2}, points, {.exact = 4}, late);
+    waiters.park({2, 1}, points, {.after = 0}, late);
+    waiters.park({2, 2}, points, {.after = 3}, late);
+    waiters.park({2, 3}, labels, {.after = 0}, late);
+    waiters.park({3, 1}, points, {.exact = 3, .after = 9}, late);
+    CHECK(waiters.count() == 6);
+    CHECK(waiters.wake(points, 3) == Tickets{{1, 1}, {2, 1}, {3, 1}});
+    CHECK(waiters.count() == 3);
+    CHECK(waiters.wake(points, 3).empty());
+    CHECK(waiters.wake(points, 4) == Tickets{{1, 2}, {2, 2}});
+    CHECK(waiters.wake(labels, 1) == Tickets{{2, 3}});
+    CHECK(waiters.count() == 0);
+    CHECK_FALSE(waiters.next_deadline());
+  }
+
+  TEST_CASE("whose time is up is told so, and nobody else is") {
+    Waiters waiters;
+    waiters.park({1, 1}, points, {.exact = 1}, start + milliseconds(30));
+    waiters.park({1, 2}, labels, {.exact = 1}, start + milliseconds(10));
+    waiters.park({1, 3}, points, {.exact = 1}, start + milliseconds(20));
+    CHECK(waiters.next_deadline() == start + milliseconds(10));
+    CHECK(waiters.expire(start + milliseconds(9)).empty());
+    CHECK(waiters.expire(start + milliseconds(20)) == Tickets{{1, 2}, {1, 3}});
+    CHECK(waiters.next_deadline() == start + milliseconds(30));
+    CHECK(waiters.wake(points, 1) == Tickets{{1, 1}});
+    CHECK(waiters.expire(start + milliseconds(99)).empty());
+  }
+
+  TEST_CASE("the waits of a session end with it, and nobody is told") {
+    Waiters waiters;
+    waiters.park({1, 1}, points, {.exact = 1}, start + milliseconds(10));
+    waiters.park({2, 1}, points, {.exact = 1}, start + milliseconds(20));
+    waiters.park({1, 2}, labels, {.exact = 1}, start + milliseconds(30));
+    waiters.park({1, 3}, points, {.exact = 2}, start + milliseconds(40));
+    waiters.drop(1);
+    CHECK(waiters.count() == 1);
+    CHECK(waiters.next_deadline() == start + milliseconds(20));
+    CHECK(waiters.wake(labels, 1).empty());
+    CHECK(waiters.wake(points, 1) == Tickets{{2, 1}});
+    waiters.drop(1);
+    waiters.drop(77);
+  }
+
+  TEST_CASE("a session that gives the same number to several waits loses none and blocks nobody") {
+    // Which of them an answer means is that client's own problem; the daemon must only end them
+    // all.
+    const TimePoint deadline = start + milliseconds(10);
+    SUBCASE("for two ids, one of which is sealed") {
+      Waiters waiters;
+      waiters.park({1, 1}, points, {.exact = 1}, deadline);
+      waiters.park({1, 1}, labels, {.exact = 1}, deadline);
+      CHECK(waiters.wake(labels, 1) == Tickets{{1, 1}});
+      CHECK(waiters.count() == 1);
+      CHECK(waiters.expire(deadline) == Tickets{{1, 1}});
+      CHECK(waiters.count() == 0);
+      CHECK_FALSE(waiters.next_deadline());
+    }
+    SUBCASE("for two ids, neither of which is") {
+      Waiters waiters;
+      waiters.park({1, 1}, points, {.exact = 1}, deadline);
+      waiters.park({1, 1}, labels, {.exact = 1}, deadline);
+      CHECK(waiters.expire(deadline).size() == 2);
+      CHECK(waiters.count() == 0);
+    }
+    SUBCASE("for one id with two deadlines") {
+      Waiters waiters;
+      waiters.park({1, 1}, points, {.exact = 1}, deadline);
+      waiters.park({1, 1}, points, {.exact = 2}, deadline + milliseconds(10));
+      waiters.expire(deadline + milliseconds(20));
+      CHECK(waiters.count() == 0);
+      CHECK_FALSE(waiters.next_deadline());
+    }
+    SUBCASE("and goes away") {
+      Waiters waiters;
+      waiters.park({1, 1}, points, {.exact = 1}, deadline);
+      waiters.park({1, 1}, points, {.exact = 1}, deadline);
+      waiters.park({1, 1}, labels, {.exact = 1}, deadline);
+      waiters.drop(1);
+      CHECK(waiters.count() == 0);
+      CHECK_FALSE(waiters.next_deadline());
+      CHECK(waiters.expire(deadline).empty());
+    }
+  }
+
+  TEST_CASE("random waits agree with a plain list of them") {
+    struct Wait {
+      Ticket ticket;
+      shm::Key key;
+      VersionWish wish;
+      TimePoint deadline;
+    };
+    test::Random random("waiters");
+    Waiters waiters;
+    std::vector<Wait> model;  // in order of arrival
+    TimePoint now = start;
+    std::uint32_t next_number = 1;
+    const auto some_key = [&random] { return shm::Key{random.below(20), 7}; };
+    const auto take = [&model](auto&& leaves) {
+      Tickets taken;
+      std::erase_if(model, [&](const Wait& wait) {
+        if (!leaves(wait)) return false;
+        taken.push_back(wait.ticket);
+        return true;
+      });
+      return taken;
+    };
+    for (int step = 0; step < 50'000; ++step) {
+      switch (random.below(8)) {
+        case 0:
+        case 1:
+        case 2: {
+          Wait wait{{random.below(30), next_number++}, some_key(), {}, {}};
+          if (random.chance(0.5))
+            wait.wish.exact = 1 + random.below(6);
+          else
+            wait.wish.after = random.below(6);
+          wait.deadline = now + milliseconds(random.below(40));
+          waiters.park(wait.ticket, wait.key, wait.wish, wait.deadline);
+          model.push_back(wait);
+          break;
+        }
+        case 3:
+        case 4: {
+          const shm::Key key = some_key();
+          const std::uint64_t version = 1 + random.below(7);
+          REQUIRE(waiters.wake(key, version) == take([&](const Wait& wait) {
+                    return wait.key == key && wait.wish.satisfied_by(version);
+                  }));
+          break;
+        }
+        case 5: {
+          const SessionId session = random.below(30);
+          waiters.drop(session);
+          (void)take([&](const Wait& wait) { return wait.ticket.session == session; });
+          break;
+        }
+        default: {
+          now += milliseconds(random.below(10));
+          Tickets expired = waiters.expire(now);
+          Tickets expected = take([&](const Wait& wait) { return wait.deadline <= now; });
+          std::sort(expired.begin(), expired.end());
+          std::sort(expected.begin(), expected.end());
+          REQUIRE(expired == expected);
+        }
+      }
+      REQUIRE(waiters.count() == model.size());
+      const auto earliest =
+          std::min_element(model.begin(), model.end(),
+                           [](const Wait& a, const Wait& b) { return a.deadline < b.deadline; });
+      REQUIRE(waiters.next_deadline().has_value() == (earliest != model.end()));
+      if (earliest != model.end()) REQUIRE(*waiters.next_deadline() == earliest->deadline);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace forebay::daemon
