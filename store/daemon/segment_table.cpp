@@ -38,16 +38,16 @@ SegmentTable::SegmentTable(shm::IndexMap index, Reserve reserve)
       regions_(index.stamp->regions),
       hash_seed_(index.stamp->hash_seed),
       reserve_(std::move(reserve)),
-      newest_(index.newest, overflow_),
-      exact_(index.exact, overflow_),
+      newest_(index.newest, *overflow_),
+      exact_(index.exact, *overflow_),
       annex_backed_(limits_.entries * sizeof(shm::Annex) / shm::page_bytes + 1) {
-  overflow_.set_backed(live_->overflow_lines_backed.load(relaxed));
+  overflow_->set_backed(live_->overflow_lines_backed.load(relaxed));
 }
 
 bool SegmentTable::has_room() const {
   const bool entry = !free_.empty() || live_->entries_end.load(relaxed) <
                                            live_->entries_backed.load(relaxed);
-  return entry && overflow_.available() >= overflow_lines_wanted;
+  return entry && overflow_->available() >= overflow_lines_wanted;
 }
 
 std::optional<IndexGrowth> SegmentTable::wants_growth(bool urgent) {
@@ -55,7 +55,7 @@ std::optional<IndexGrowth> SegmentTable::wants_growth(bool urgent) {
   const std::uint32_t spare =
       entries - live_->entries_end.load(relaxed) + static_cast<std::uint32_t>(free_.size());
   const bool due = urgent || spare < growth_entries / 2 ||
-                   overflow_.available() < growth_overflow_lines / 4;
+                   overflow_->available() < growth_overflow_lines / 4;
   if (growing_ || !due || entries >= limits_.entries) return std::nullopt;
 
   IndexGrowth growth;
@@ -84,11 +84,13 @@ void SegmentTable::grown(const IndexGrowth& growth, bool succeeded) {
   growing_ = false;
   if (!succeeded) return;
   reached(points::index_backed);
-  live_->entries_backed.store(growth.entries_backed, release);
-  live_->newest_lines_backed.store(growth.lines_backed, release);
-  live_->exact_lines_backed.store(growth.lines_backed, release);
+  // In this order: what `wants_growth` goes by comes last, so that a daemon that follows one killed
+  // in between asks for the whole step again.
   live_->overflow_lines_backed.store(growth.overflow_lines_backed, release);
-  overflow_.set_backed(growth.overflow_lines_backed);
+  live_->exact_lines_backed.store(growth.lines_backed, release);
+  live_->newest_lines_backed.store(growth.lines_backed, release);
+  live_->entries_backed.store(growth.entries_backed, release);
+  overflow_->set_backed(growth.overflow_lines_backed);
 }
 
 // ------------------------------------------------------------------------------------- looking
@@ -240,7 +242,7 @@ void SegmentTable::keep_load(Writer& writer, std::uint64_t count, const shm::Cou
   for (int split = 0; split < 2; ++split) {
     if (count <= slots_per_line * writer.lines()) return;
     if (writer.lines() >= backed.load(relaxed)) return;
-    if (overflow_.available() < writer.overflow_of_next_split() + overflow_lines_wanted / 2) return;
+    if (overflow_->available() < writer.overflow_of_next_split() + overflow_lines_wanted / 2) return;
     writer.grow();
   }
 }
@@ -293,6 +295,7 @@ void SegmentTable::seal(EntryNumber entry, std::uint64_t now_ns) {
   const auto representative = find_newest(key);
   if (representative) join_family(entry, *representative);
   shm::set_state(index_.entries[entry], State::sealed);
+  ++sealed_count_;
   reached(points::seal_written);
   if (!representative) {
     newest_.insert(shm::newest_hash(key), entry);
@@ -335,6 +338,7 @@ void SegmentTable::begin_removal(EntryNumber entry) {
     unlink_exact(entry);
     reached(points::remove_exact_unlinked);
     leave_family(entry);
+    if (readable(word(entry).state())) --sealed_count_;
   }
   shm::set_state(index_.entries[entry], State::removing);
   reached(points::remove_marked);
@@ -360,12 +364,15 @@ void SegmentTable::bury(EntryNumber entry, shm::Reason reason) {
   Record& record = index_.records[entry];
   record.flags.store((record.flags.load(relaxed) & 0xffU) | shm::reason_bits(reason), release);
   shm::set_state(index_.entries[entry], State::tombstone);
+  --sealed_count_;
   reached(points::evict_tombstone);
   // The exact slot stays: it is how a get learns why. The newest slot goes to what can be read.
   const std::uint32_t hash = shm::newest_hash(key(entry));
   if (newest_.contains(hash, entry)) {
-    const EntryNumber next = next_representative(entry);
-    if (next != no_entry && readable(word(next).state())) newest_.replace(hash, entry, next);
+    EntryNumber next = next_representative(entry);
+    if (next == no_entry || !readable(word(next).state()))
+      for (next = entry; newer(next) != no_entry;) next = newer(next);
+    if (next != entry) newest_.replace(hash, entry, next);
   }
   reached(points::evict_unlinked);
 }
@@ -392,8 +399,10 @@ SegmentTable::Found SegmentTable::recover() {
   free_.clear();
   newest_count_ = 0;
   exact_count_ = 0;
+  sealed_count_ = 0;
   for (EntryNumber entry = end; entry-- > 1;) {
     const State state = word(entry).state();
+    if (readable(state)) ++sealed_count_;
     if (state != State::free) highest_serial = std::max(highest_serial, serial(entry));
     switch (state) {
       case State::free:
@@ -466,7 +475,7 @@ SegmentTable::Found SegmentTable::recover() {
     }
     return right;
   });
-  overflow_.adopt(overflow_used);
+  overflow_->adopt(overflow_used);
   reached(points::recover_buckets);
 
   // Two entries of one version: a tombstone and what was made in its place.
@@ -492,20 +501,24 @@ void SegmentTable::rebuild_families(Found& found) {
   struct KeyHash {
     std::size_t operator()(const shm::Key& key) const { return key.low; }
   };
-  std::unordered_map<shm::Key, std::vector<EntryNumber>, KeyHash> families;
+  struct Family {
+    std::vector<EntryNumber> members;
+    std::vector<EntryNumber> replaced;  // tombstones of versions that were made again
+  };
+  std::unordered_map<shm::Key, Family, KeyHash> families;
+  for (const EntryNumber entry : found.creating) {
+    set_older(entry, no_entry);
+    set_newer(entry, no_entry);
+  }
   for (EntryNumber entry = 1; entry < end; ++entry) {
     const State state = word(entry).state();
     if (!readable(state) && state != State::tombstone) continue;
-    if (find_exact(key(entry), version(entry)) != entry) {
-      // The tombstone of a version that was made again.
-      shm::set_state(index_.entries[entry], State::free);
-      free_.push_back(entry);
-      std::erase(found.tombstones, entry);
-      continue;
-    }
-    families[key(entry)].push_back(entry);
+    Family& family = families[key(entry)];
+    const bool found_by_readers = find_exact(key(entry), version(entry)) == entry;
+    (found_by_readers ? family.members : family.replaced).push_back(entry);
   }
-  for (auto& [key, members] : families) {
+  for (auto& [key, family] : families) {
+    std::vector<EntryNumber>& members = family.members;
     std::sort(members.begin(), members.end(),
               [this](EntryNumber a, EntryNumber b) { return version(a) < version(b); });
     EntryNumber representative = members.back();
@@ -518,8 +531,8 @@ void SegmentTable::rebuild_families(Found& found) {
     // Exactly one slot, and the right one: redirect the first, drop the others.
     const std::uint32_t hash = shm::newest_hash(key);
     bool placed = newest_.contains(hash, representative);
-    for (const EntryNumber member : members) {
-      if (member == representative || !newest_.contains(hash, member)) continue;
+    const auto redirect = [&](EntryNumber member) {
+      if (member == representative || !newest_.contains(hash, member)) return;
       ++found.slots_repaired;
       if (!placed) {
         newest_.replace(hash, member, representative);
@@ -528,11 +541,18 @@ void SegmentTable::rebuild_families(Found& found) {
         newest_.erase(hash, member);
         --newest_count_;
       }
-    }
+    };
+    std::for_each(members.begin(), members.end(), redirect);
+    std::for_each(family.replaced.begin(), family.replaced.end(), redirect);
     if (!placed) {
       newest_.insert(hash, representative);
       ++newest_count_;
       ++found.slots_repaired;
+    }
+    for (const EntryNumber entry : family.replaced) {
+      shm::set_state(index_.entries[entry], State::free);
+      free_.push_back(entry);
+      std::erase(found.tombstones, entry);
     }
   }
 }

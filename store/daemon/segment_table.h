@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -140,7 +141,9 @@ class SegmentTable {
 
   // --- counting
 
-  std::uint64_t sealed_count() const { return exact_count_; }
+  // Readable versions.
+  std::uint64_t sealed_count() const { return sealed_count_; }
+  // Ids with a readable version or a tombstone.
   std::uint64_t id_count() const { return newest_count_; }
   const shm::IndexMap& index() const { return index_; }
 
@@ -169,13 +172,14 @@ class SegmentTable {
   shm::Regions regions_;
   std::uint64_t hash_seed_;
   Reserve reserve_;
-  shm::OverflowPool overflow_;
+  std::unique_ptr<shm::OverflowPool> overflow_ = std::make_unique<shm::OverflowPool>();  // the writers'
   Writer newest_;
   Writer exact_;
   std::vector<EntryNumber> free_;     // used before, free again
   std::vector<bool> annex_backed_;    // by page of the annex region
   std::uint64_t newest_count_ = 0;
-  std::uint64_t exact_count_ = 0;
+  std::uint64_t exact_count_ = 0;  // tombstones included
+  std::uint64_t sealed_count_ = 0;
   bool growing_ = false;
 };
 
