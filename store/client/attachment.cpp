@@ -38,10 +38,11 @@ Result<void> check_stamps(const shm::IndexStamp& stamp, const shm::PinTableHead&
   return {};
 }
 
-// The attachments that nobody uses now. Never destroyed: threads may outlive static destructors.
+// All attachments, and those that nobody uses now. Never destroyed: threads may outlive static destructors.
 struct Pool {
   std::mutex mutex;
   std::vector<Attachment*> spares;
+  std::vector<Attachment*> all;
 };
 Pool& pool() {
   static Pool* const all = new Pool;
@@ -56,6 +57,7 @@ Attachment* Attachment::fresh() {
   Attachment* attachment = nullptr;
   if (all.spares.empty()) {
     attachment = new Attachment;
+    all.all.push_back(attachment);
   } else {
     attachment = all.spares.back();
     all.spares.pop_back();
@@ -260,16 +262,43 @@ void Attachment::adopt_in_child(int table, std::uint32_t slot, std::uint64_t tok
   head_->co_owners[0].pid.store(static_cast<std::uint32_t>(::getpid()));
 }
 
-void Attachment::freeze_table(std::uint32_t child_pid) {
-  if (child_pid != 0) {
-    close_windows_in_child();
-    for (auto& co_owner : head_->co_owners) {
-      std::uint32_t nobody = 0;
-      if (co_owner.pid.compare_exchange_strong(nobody, child_pid)) break;
-    }
-  }
+// Guarded by the pool's mutex.
+bool Attachment::has_views() const {
+  return !spare_ && shares_.load(std::memory_order_acquire) > (client_holds_ ? 1U : 0U);
+}
+
+void Attachment::freeze_table() {
+  if (frozen_) return;
   shm::remap_in_place(table_.data(), table_.size(), table_object_.get(), true);
   frozen_ = true;
+}
+
+void Attachment::note_co_owner(std::uint32_t pid) {
+  auto head = shm::Mapping::map(table_object_.get(), shm::pin_counts_offset,
+                                shm::Protection::read_write);
+  if (!head) return;  // Nothing can be reported from here; the parent's life keeps the pins, too.
+  for (auto& co_owner : reinterpret_cast<shm::PinTableHead*>(head->data())->co_owners) {
+    std::uint32_t nobody = 0;
+    if (co_owner.pid.compare_exchange_strong(nobody, pid)) return;
+  }
+}
+
+void Attachment::freeze_retired_and_lock() {
+  Pool& pool = client::pool();
+  pool.mutex.lock();
+  for (Attachment* attachment : pool.all)
+    if (attachment->retired_.load() && attachment->has_views()) attachment->freeze_table();
+}
+
+void Attachment::unlock_after_fork() { pool().mutex.unlock(); }
+
+void Attachment::own_frozen_in_child() {
+  const auto pid = static_cast<std::uint32_t>(::getpid());
+  for (Attachment* attachment : pool().all) {
+    if (!attachment->frozen_ || !attachment->has_views()) continue;
+    attachment->close_windows_in_child();
+    attachment->note_co_owner(pid);
+  }
 }
 
 }  // namespace forebay::client

@@ -123,13 +123,20 @@ class Attachment {
   // In the child: this table instead of the parent's, at the same address; windows become read-only
   // and the alias is gone.
   void adopt_in_child(int table, std::uint32_t slot, std::uint64_t token);
-  // When no daemon answered before the fork: parent and child keep the table that they had as it is,
-  // for the daemon to see, and go on with private copies of it. In the child, `child_pid` is noted
-  // in the table first.
-  void freeze_table(std::uint32_t child_pid);
-  // In a child that inherits nothing from here.
+  // In the child: nothing of this is its own to write to.
   void abandon_in_child() { close_windows_in_child(); }
-  bool frozen() const { return frozen_; }
+
+  // For attachments whose pins no daemon copies for the child: no daemon answered before the fork, or
+  // the client has turned away and its views live on. Pins stay in the table as they are then, for
+  // the daemon to see, until parent and child have both ended; each goes on with a private copy.
+  //
+  // Before the fork, so that no release of another thread comes between it and the copy.
+  void freeze_table();
+  // All that are retired and have views. Holds the pool until `unlock_after_fork`.
+  static void freeze_retired_and_lock();
+  static void unlock_after_fork();
+  // In the child: notes it as an owner of each frozen table.
+  static void own_frozen_in_child();
 
  private:
   Attachment() = default;
@@ -137,6 +144,8 @@ class Attachment {
   void tidy();
   void unmap();
   void close_windows_in_child();
+  bool has_views() const;
+  void note_co_owner(std::uint32_t pid);
 
   struct Window {
     std::uint64_t offset;

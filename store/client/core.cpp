@@ -34,12 +34,16 @@ Registry& registry() {
 void before_fork() {
   registry().mutex.lock();
   for (Core* core : registry().cores) core->before_fork();
+  Attachment::freeze_retired_and_lock();
 }
 void after_fork_in_parent() {
+  Attachment::unlock_after_fork();
   for (Core* core : registry().cores) core->after_fork_in_parent();
   registry().mutex.unlock();
 }
 void after_fork_in_child() {
+  Attachment::own_frozen_in_child();
+  Attachment::unlock_after_fork();
   for (Core* core : registry().cores) core->after_fork_in_child();
   registry().mutex.unlock();
 }
@@ -310,6 +314,10 @@ void Core::before_fork() {
       copied_for_child_ = true;
     }
   }
+  // The child will hold the same pins by the same counts: they stay as they are until both have
+  // ended. New pins go into the table of a new connection.
+  frozen_at_fork_ = holds_something && !copied_for_child_;
+  if (frozen_at_fork_) at_fork_->freeze_table();
   state_mutex_.lock();
   if (connection_at_fork_ != nullptr) connection_at_fork_->lock_for_fork();
 }
@@ -317,17 +325,13 @@ void Core::before_fork() {
 void Core::after_fork_in_parent() {
   if (connection_at_fork_ != nullptr) connection_at_fork_->unlock_in_parent();
   Attachment* const attachment = at_fork_;
-  const bool frozen = attachment != nullptr && attachment->has_other_shares() && !copied_for_child_;
-  if (frozen) {
-    // The child may hold the same pins by the same counts: they stay as they are until both have
-    // ended. New pins go into a table of a new connection.
-    attachment->freeze_table(0);
+  if (frozen_at_fork_) {
     connection_ = nullptr;
   } else {
     current_.store(attachment, std::memory_order_seq_cst);
   }
   state_mutex_.unlock();
-  if (frozen) {
+  if (frozen_at_fork_) {
     if (connection_at_fork_ != nullptr) connection_at_fork_->break_off();
     attachment->retire();
   }
@@ -355,13 +359,7 @@ void Core::after_fork_in_child() {
     if (connection_at_fork_ != nullptr)
       connection_at_fork_->replace_in_child(wire::Descriptor());
     connection_ = nullptr;
-    if (attachment != nullptr) {
-      if (attachment->has_other_shares()) {
-        attachment->freeze_table(static_cast<std::uint32_t>(::getpid()));
-      } else {
-        attachment->abandon_in_child();
-      }
-    }
+    if (attachment != nullptr) attachment->abandon_in_child();
   }
   state_mutex_.unlock();
   if (!copied_for_child_ && attachment != nullptr) attachment->retire();

@@ -192,6 +192,7 @@ class Core : public std::enable_shared_from_this<Core> {
   wire::Descriptor child_table_;
   wire::Descriptor child_socket_;
   bool copied_for_child_ = false;
+  bool frozen_at_fork_ = false;
 };
 
 // Makes the library's private constructors reachable for the core.

@@ -42,6 +42,9 @@ class Outside {
   // What an await waited for has happened.
   virtual void awaited(Ticket ticket) = 0;
   virtual void start(MemoryJob job) = 0;
+  // A process may have two slots: one that it froze at a fork which no daemon answered, and another
+  // that it got when it connected again.
+  virtual bool same_process(std::uint32_t slot, std::uint32_t other) const = 0;
 };
 
 }  // namespace forebay::daemon

@@ -33,6 +33,15 @@ Process* Processes::find(Slot slot) {
   return found == processes_.end() ? nullptr : &found->second;
 }
 
+bool Processes::same_process(Slot slot, Slot other) const {
+  const auto one = processes_.find(slot);
+  const auto two = processes_.find(other);
+  if (one == processes_.end() || two == processes_.end()) return false;
+  const Process& a = one->second;
+  const Process& b = two->second;
+  return a.peer.pid != 0 && a.peer.pid == b.peer.pid && a.start_time == b.start_time;
+}
+
 void Processes::write_identity(const Process& process) {
   shm::ProcessSlot& slot = index_.processes[process.slot];
   slot.pid.store(static_cast<std::uint32_t>(process.peer.pid), release);

@@ -62,6 +62,7 @@ class Processes {
   std::vector<bool> recover();
 
   Process* find(Slot slot);
+  bool same_process(Slot slot, Slot other) const;
   std::map<Slot, Process>& all() { return processes_; }
 
  private:

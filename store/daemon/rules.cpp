@@ -84,7 +84,8 @@ bool Rules::answer_repetition(Ticket ticket, const NewSegment& segment, const sh
   if (segment.token == 0) return false;
   if (const auto found = creations_.find(key); found != creations_.end()) {
     for (Creation& creation : found->second) {
-      if (creation.token != segment.token || creation.owner_slot != segment.owner_slot) continue;
+      if (creation.token != segment.token || !same_owner(creation.owner_slot, segment.owner_slot))
+        continue;
       if (creation.entry == no_entry) {
         for (Pending& parked : parked_)
           if (parked.ticket == creation.ticket) parked.ticket = ticket;
@@ -323,11 +324,15 @@ void Rules::finish_create(Pending& pending, shm::Location location, bool in_slab
                                     .description = fields.description});
 }
 
+bool Rules::same_owner(std::uint32_t slot, std::uint32_t other) const {
+  return slot == other || outside_.same_process(slot, other);
+}
+
 Result<void> Rules::seal(EntryNumber entry, std::uint64_t serial, std::uint32_t slot,
                          bool repeated, std::uint64_t now_ns) {
   const bool known = entry != no_entry && entry < table_.entries_max() &&
                      entry < table_.index().live->entries_end.load(std::memory_order_relaxed);
-  if (!known || table_.serial(entry) != serial || table_.owner_slot(entry) != slot)
+  if (!known || table_.serial(entry) != serial || !same_owner(table_.owner_slot(entry), slot))
     return fail(Errc::not_found, "nothing of that number is being created by this process");
   const State state = table_.word(entry).state();
   if (state == State::sealed && repeated) return {};
@@ -347,7 +352,7 @@ Result<void> Rules::abort(EntryNumber entry, std::uint64_t serial, std::uint32_t
                           bool repeated) {
   const bool known = entry != no_entry && entry < table_.entries_max() &&
                      entry < table_.index().live->entries_end.load(std::memory_order_relaxed);
-  if (!known || table_.serial(entry) != serial || table_.owner_slot(entry) != slot ||
+  if (!known || table_.serial(entry) != serial || !same_owner(table_.owner_slot(entry), slot) ||
       table_.word(entry).state() != State::creating) {
     if (repeated) return {};
     return fail(Errc::bad_state, "nothing of that number is being created by this process");

@@ -170,6 +170,7 @@ class Rules {
   enum class Attempt { done, parked, full };
 
   Result<std::uint64_t> choose_version(const NewSegment& segment, const shm::Key& key);
+  bool same_owner(std::uint32_t slot, std::uint32_t other) const;
   bool answer_repetition(Ticket ticket, const NewSegment& segment, const shm::Key& key);
   Attempt attempt(Pending& pending);
   void finish_create(Pending& pending, shm::Location location, bool in_slab);

@@ -65,6 +65,9 @@ class Server final : public Outside {
   void refused(Ticket ticket, Error error) override;
   void awaited(Ticket ticket) override;
   void start(MemoryJob job) override;
+  bool same_process(Slot slot, Slot other) const override {
+    return processes_.same_process(slot, other);
+  }
 
  private:
   enum class Source : std::uint8_t { listener, signal, wake, worker, session, process };
