@@ -22,17 +22,18 @@ help:
 deps:
 	@scripts/deps
 
-# $(1): preset. Quiet where nothing is to be done.
+# $(1): preset, $(2): targets, none for all. Quiet where nothing is to be done.
 define configure_and_build
 	@[ -f build/$(1)/build.ninja ] || $(CMAKE) --preset $(1) >build.log || { cat build.log; exit 1; }
 	@rm -f build.log
-	$(CMAKE) --build --preset $(1)
+	$(CMAKE) --build --preset $(1) $(if $(2),--target $(2))
 endef
 
 build: deps
 	$(call configure_and_build,dev)
 
-demo: build
+demo: deps
+	$(call configure_and_build,dev,forebayd forebay_tool forebay_python forebay_python_daemon kmeans_worker)
 	@PYTHONPATH=$(DEV)/python $(PYTHON) bench/kmeans/quantise.py --worker $(DEV)/bin/kmeans_worker \
 	  $(if $(INPUT),--input "$(INPUT)")
 

@@ -3,12 +3,13 @@
 
 #include <charconv>
 
+#include "store/id.h"
+
 namespace forebay {
 namespace {
 
 constexpr std::string_view scheme = "forebay:";
 constexpr std::string_view hex_digits = "0123456789abcdef";
-constexpr std::size_t id_bytes_max = 255;
 
 bool is_plain(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
@@ -118,7 +119,7 @@ Result<Ref> Ref::parse(std::string_view text) {
   ref.store = *uuid;
   ref.namespace_name = rest.substr(uuid_end + 1, namespace_end - uuid_end - 1);
   const auto id = percent_decode(rest.substr(namespace_end + 1, at - namespace_end - 1));
-  if (!id || id->empty() || id->size() > id_bytes_max) return refuse("its id is not 1 to 255 bytes");
+  if (!id || !is_id(*id)) return refuse("its id is not 1 to 255 bytes");
   ref.id = *id;
   const auto version = parse_number(rest.substr(at + 1, hash - at - 1));
   const auto serial = parse_number(rest.substr(hash + 1));

@@ -4,6 +4,7 @@
 #include <queue>
 
 #include "store/client/core.h"
+#include "store/id.h"
 #include "store/shm/description.h"
 #include "store/shm/failpoint.h"
 #include "store/shm/protocol.h"
@@ -12,26 +13,6 @@ namespace forebay::client {
 namespace {
 
 using shm::Probe;
-
-std::string shown(std::string_view id, std::uint64_t version) {
-  std::string text = "'";
-  for (const char c : id.substr(0, 64))
-    if (c >= ' ' && c <= '~') {
-      text += c;
-    } else {
-      static constexpr std::string_view digits = "0123456789abcdef";
-      const auto byte = static_cast<unsigned char>(c);
-      text += {'\\', 'x', digits[byte >> 4U], digits[byte & 0xfU]};
-    }
-  text += id.size() > 64 ? "…'" : "'";
-  return version == 0 ? text : text + " version " + std::to_string(version);
-}
-
-Result<void> check_id(std::string_view id) {
-  if (!id.empty() && id.size() <= shm::id_bytes_max) return {};
-  return fail(Errc::bad_id, "an id of " + std::to_string(id.size()) + " bytes (" + shown(id, 0) +
-                                "); an id is 1 to 255 bytes");
-}
 
 // What one look into the index came to.
 struct Look {
@@ -97,7 +78,7 @@ View Core::get_resident(std::string_view id, std::uint64_t version, const Ref* r
                         bool& missed) noexcept {
   missed = false;
   Share share = try_share();
-  if (!share || !share->epoch_is_current() || id.empty() || id.size() > shm::id_bytes_max)
+  if (!share || !share->epoch_is_current() || !is_id(id))
     return {};
   Attachment& attachment = *share.get();
   if (ref != nullptr && ref->store != attachment.store()) return {};

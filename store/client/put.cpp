@@ -6,6 +6,7 @@
 
 #include "store/client/builder_state.h"
 #include "store/client/core.h"
+#include "store/id.h"
 #include "store/shm/description.h"
 #include "store/shm/failpoint.h"
 
@@ -16,9 +17,7 @@ namespace {
 Result<wire::NewSegment> describe_new(std::string_view id, std::uint64_t size,
                                       const PutOptions& options,
                                       const shm::Description& description, std::uint64_t token) {
-  if (id.empty() || id.size() > shm::id_bytes_max)
-    return fail(Errc::bad_id,
-                "an id of " + std::to_string(id.size()) + " bytes; an id is 1 to 255 bytes");
+  if (auto checked = check_id(id); !checked) return fail(std::move(checked.error()));
   if (options.timeout < Timeout::zero())
     return fail(Errc::bad_argument, "a timeout below zero");
   wire::NewSegment segment;
@@ -70,6 +69,24 @@ Result<Share> Core::share_of(const Reserved& reserved) {
   return share;
 }
 
+Result<Share> Core::hold(const Reserved& reserved) {
+  while (true) {
+    auto share = share_of(reserved);
+    if (!share) return share;
+    Attachment& attachment = *share->get();
+    auto count = granted_count(attachment, reserved.entry, deadline());
+    if (!count) {
+      if (is_current(&attachment)) return fail(std::move(count.error()));
+      continue;
+    }
+    (*count)->fetch_add(1, std::memory_order_seq_cst);
+    // Whoever closes the client turns away first and says goodbye second: seen here, the daemon may
+    // have looked for pins too early; not seen, it looks after this one was counted.
+    if (is_current(&attachment)) return share;
+    attachment.release(reserved.entry);
+  }
+}
+
 Result<void> Core::seal(const Reserved& reserved) {
   wire::SealRequest request{reserved.store, reserved.entry, reserved.serial, 0};
   auto answer = this->request<wire::Empty>(request, deadline(), [&] { request.repeated = 1; });
@@ -94,15 +111,14 @@ Result<Builder> Core::create(std::string_view id, std::uint64_t size, const PutO
     (void)abort(*reserved);
     return fail(std::move(error));
   };
-  auto share = share_of(*reserved);
+  auto share = hold(*reserved);
   if (!share) return give_up(share.error());
   Attachment& attachment = *share->get();
-  auto count = granted_count(attachment, reserved->entry, deadline());
-  if (!count) return give_up(count.error());
   auto window = attachment.open_window(reserved->location, size);
-  if (!window) return give_up(window.error());
-  // The entry is ours until we seal or abort it, so nothing needs to be looked at twice.
-  (*count)->fetch_add(1, std::memory_order_seq_cst);
+  if (!window) {
+    attachment.release(reserved->entry);
+    return give_up(window.error());
+  }
   shm::reached(shm::points::client_window_open);
   return Access::builder(std::make_unique<BuilderState>(shared_from_this(), share->release(),
                                                         *reserved, *window, std::string(id),
@@ -116,7 +132,7 @@ Result<Ref> Core::put(std::string_view id, std::span<const std::byte> bytes,
                  : put_filling(
                        id, bytes.size(),
                        [bytes](std::span<std::byte> target) {
-                         std::memcpy(target.data(), bytes.data(), bytes.size());
+                         std::ranges::copy(bytes, target.begin());
                        },
                        options);
   if (!ref && options.exist_ok && ref.error().is(Errc::exists))
@@ -163,11 +179,12 @@ Result<Ref> Core::put_filling(std::string_view id, std::uint64_t size, const Fil
     return fail(std::move(error));
   };
   {
-    auto share = share_of(*reserved);
+    auto share = hold(*reserved);
     if (!share) return give_up(share.error());
     auto target = (*share)->writable_alias(reserved->location);
+    if (target) fill({*target, size});
+    (*share)->release(reserved->entry);
     if (!target) return give_up(target.error());
-    fill({*target, size});
   }
   shm::reached(shm::points::client_written);
   if (auto sealed = seal(*reserved); !sealed) return give_up(sealed.error());
@@ -268,9 +285,7 @@ Result<std::vector<Result<Ref>>> Core::put_many(std::span<const PutItem> items,
 
 Result<std::uint64_t> Core::remove(std::string_view id, std::uint64_t version,
                                    const Ref* ref) {
-  if (id.empty() || id.size() > shm::id_bytes_max)
-    return fail(Errc::bad_id,
-                "an id of " + std::to_string(id.size()) + " bytes; an id is 1 to 255 bytes");
+  if (auto checked = check_id(id); !checked) return fail(std::move(checked.error()));
   wire::RemoveRequest request{.id = id, .version = version};
   if (ref != nullptr) {
     // To the daemon these zeros would mean all versions, and any segment.

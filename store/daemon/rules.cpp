@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <limits>
+#include <utility>
 
 #include "store/check.h"
+#include "store/id.h"
 #include "store/shm/failpoint.h"
 #include "store/units.h"
 
@@ -20,25 +22,6 @@ constexpr auto rescan_interval = std::chrono::milliseconds(100);
 constexpr auto reserve_pause = std::chrono::seconds(1);
 // Small enough that a demand does not wait long behind a step of the reserve.
 constexpr std::uint64_t reserve_step = 32 * mebibyte;
-
-// An id as people can read it: long ones cut, bytes that do not print escaped.
-std::string shown(std::string_view id) {
-  std::string text = "'";
-  for (const char c : id.substr(0, 64)) {
-    if (c >= ' ' && c <= '~') {
-      text += c;
-    } else {
-      static constexpr std::string_view digits = "0123456789abcdef";
-      const auto byte = static_cast<unsigned char>(c);
-      text += {'\\', 'x', digits[byte >> 4U], digits[byte & 0xfU]};
-    }
-  }
-  return text + (id.size() > 64 ? "…'" : "'");
-}
-
-std::string shown(std::string_view id, std::uint64_t version) {
-  return shown(id) + (version == 0 ? "" : " version " + std::to_string(version));
-}
 
 std::string plural(std::uint64_t count, const char* noun) {
   return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");
@@ -146,10 +129,8 @@ Result<std::uint64_t> Rules::choose_version(const NewSegment& segment, const shm
 
 void Rules::create(Ticket ticket, const NewSegment& segment, TimePoint now) {
   now_ = now;
-  if (segment.id.empty() || segment.id.size() > shm::id_bytes_max) {
-    outside_.refused(ticket, fail(Errc::bad_id, "an id of " + std::to_string(segment.id.size()) +
-                                                    " bytes; an id is 1 to 255 bytes")
-                                 .error);
+  if (auto checked = check_id(segment.id); !checked) {
+    outside_.refused(ticket, std::move(checked.error()));
     return;
   }
   if (segment.description.size() > shm::description_bytes_max) {
@@ -268,7 +249,16 @@ Rules::Attempt Rules::attempt(Pending& pending) {
     return Attempt::done;
   }
   auto growth = space_.plan(bytes, alignment);
-  if (!growth && make_room(bytes)) {
+  std::optional<std::uint64_t> slot;
+  const auto slot_is_free = [&] {
+    if (in_slab) slot = slabs_.take(pending.bytes);
+    return slot.has_value();
+  };
+  if (!growth && !room_is_coming(pending) && make_room(bytes, slot_is_free)) {
+    if (slot) {
+      finish_create(pending, shm::Location(0, *slot), true);
+      return Attempt::done;
+    }
     if (const auto extent = space_.take_warm(bytes, alignment)) {
       use(*extent);
       return Attempt::done;
@@ -335,7 +325,7 @@ Result<void> Rules::seal(EntryNumber entry, std::uint64_t serial, std::uint32_t 
   if (!known || table_.serial(entry) != serial || !same_owner(table_.owner_slot(entry), slot))
     return fail(Errc::not_found, "nothing of that number is being created by this process");
   const State state = table_.word(entry).state();
-  if (state == State::sealed && repeated) return {};
+  if (repeated && (SegmentTable::readable(state) || state == State::tombstone)) return {};
   if (state != State::creating)
     return fail(Errc::bad_state, shown(table_.id(entry), table_.version(entry)) +
                                      " is not being created any more");
@@ -369,10 +359,17 @@ Result<std::uint64_t> Rules::remove(std::string_view id, std::uint64_t version,
                                     std::uint64_t serial, bool repeated) {
   const shm::Key key = table_.key_of(id);
   std::uint64_t removed = 0;
-  for (const EntryNumber entry : table_.family(key)) {
+  std::vector<std::pair<EntryNumber, std::uint64_t>> members;
+  for (const EntryNumber entry : table_.family(key))
+    members.emplace_back(entry, table_.serial(entry));
+  for (const auto& [entry, known_serial] : members) {
+    // What one removal frees may go to a waiting create at once, which may drop another member and
+    // even take over its entry.
+    const State state = table_.word(entry).state();
+    if (state == State::free || table_.serial(entry) != known_serial) continue;
     if (version != 0 && table_.version(entry) != version) continue;
-    if (serial != 0 && table_.serial(entry) != serial) continue;
-    if (table_.word(entry).state() == State::tombstone) {
+    if (serial != 0 && known_serial != serial) continue;
+    if (state == State::tombstone) {
       // The reason why it is gone is gone, too: whoever removes it knows.
       table_.forget(entry);
       continue;
@@ -465,18 +462,34 @@ void Rules::bound_tombstones() {
   }
 }
 
-// Drops what may be dropped until `bytes` could be planned; false: not even then.
-bool Rules::make_room(std::uint64_t bytes) {
-  for (const Extent& extent : slabs_.give_up_empty()) space_.release(extent);
+// Drops what may be dropped until `bytes` could be planned, or less would do; false: not even then.
+bool Rules::make_room(std::uint64_t bytes, const std::function<bool()>& less_will_do) {
+  give_up_empty_slabs();
   census_.drain_accesses([this](EntryNumber entry) { eviction_.touch(entry); });
   std::set<EntryNumber> pinned;
+  std::uint64_t freed_in_slabs = 0;
   while (space_.warm() + space_.ungrown() < bytes) {
+    if (less_will_do()) return true;
     const EntryNumber coldest =
         eviction_.coldest([&](EntryNumber entry) { return !pinned.contains(entry); });
+    // A slab that was emptied is memory only when it is given up. To look for one takes as long as
+    // there are slabs, so it is not done after each small segment.
+    const std::uint64_t missing = bytes - space_.warm() - space_.ungrown();
+    if (freed_in_slabs > 0 && (coldest == no_entry || freed_in_slabs >= missing)) {
+      give_up_empty_slabs();
+      freed_in_slabs = 0;
+      continue;
+    }
     if (coldest == no_entry) return false;
+    const std::uint64_t items = slabs_.items_bytes();
     if (!evict(coldest)) pinned.insert(coldest);
+    if (slabs_.items_bytes() < items) freed_in_slabs += items - slabs_.items_bytes();
   }
   return true;
+}
+
+void Rules::give_up_empty_slabs() {
+  for (const Extent& extent : slabs_.give_up_empty()) space_.release(extent);
 }
 
 // Whether there will be room once the memory thread is done with what it prepares or gives back: an
@@ -592,6 +605,10 @@ void Rules::memory_done(std::uint64_t number, const std::error_code& error, Time
       if (wanted) refuse(pending, exhausted_error(pending, error));
     } else if (!wanted) {
       release(extent);
+    } else if (!table_.has_room()) {
+      // Others took the last entries meanwhile: it goes on once the index has grown, if it can.
+      parked_.push_front(std::move(pending));
+      release(extent);
     } else if (job->for_slab) {
       slabs_.add(pending.bytes, extent);
       finish_create(pending, shm::Location(0, *slabs_.take(pending.bytes)), true);
@@ -608,9 +625,12 @@ void Rules::memory_done(std::uint64_t number, const std::error_code& error, Time
     table_.grown(index->growth, succeeded);
     if (!succeeded) {
       reserve_again_at_ = now + reserve_pause;
-      for (Pending& pending : parked_)
-        if (!table_.has_room()) refuse(pending, exhausted_error(pending, error));
-      if (!table_.has_room()) parked_.clear();
+      if (!table_.has_room()) {
+        for (Pending& pending : std::exchange(parked_, {})) {
+          pending.segment.id = pending.id;
+          refuse(pending, exhausted_error(pending, error));
+        }
+      }
     }
   }
   serve_parked();
@@ -710,7 +730,12 @@ std::uint64_t Rules::adopt(const SegmentTable::Found& found, const std::vector<b
     if (!Slabs::fits(bytes)) return false;
     bool sound = false;
     const auto slab = slabs_.adopt(offset, bytes, sound);
-    return (!slab || space_.adopt_used(*slab)) && sound;
+    if (!slab || space_.adopt_used(*slab)) return sound;
+    // A slab over what is another's must not stay one, or small segments would be put there.
+    slabs_.give_back(offset, bytes);
+    for (const Extent& empty : slabs_.give_up_empty())
+      if (empty != *slab) space_.release(empty);
+    return false;
   };
   std::vector<EntryNumber> sealed = found.resident;
   for (const EntryNumber entry : found.evicting) {
@@ -771,6 +796,11 @@ Usage Rules::usage() const {
   for (const auto& [key, creations] : creations_) creating += creations.size();
   std::uint64_t parked = parked_.size();
   for (const auto& [number, purpose] : jobs_) parked += std::holds_alternative<ForPending>(purpose);
+  const auto tombstones = static_cast<std::uint64_t>(
+      std::count_if(tombstones_.begin(), tombstones_.end(), [this](const auto& tombstone) {
+        const auto& [entry, serial] = tombstone;
+        return table_.word(entry).state() == State::tombstone && table_.serial(entry) == serial;
+      }));
   return {.capacity = space_.capacity(),
           .used = space_.used(),
           .warm = space_.warm(),
@@ -782,7 +812,7 @@ Usage Rules::usage() const {
           .ids = table_.id_count(),
           .creating = creating,
           .removing = deferred_.size(),
-          .tombstones = tombstones_.size(),
+          .tombstones = tombstones,
           .waiters = waiters_.count(),
           .parked = parked};
 }

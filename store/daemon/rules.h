@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <list>
 #include <map>
 #include <optional>
@@ -44,11 +45,11 @@ struct RulesOptions {
 
 // A create request; its texts are the caller's and copied if it has to wait.
 struct NewSegment {
-  std::string_view id;
+  std::string_view id = {};
   std::uint64_t version = 0;  // 0: the next
   std::uint64_t size = 0;
   std::uint64_t brief = 0;
-  std::span<const std::byte> description;
+  std::span<const std::byte> description = {};
   bool evictable = false;
   bool persistent = false;
   bool packed = false;  // small, copied by the daemon: may share pages with others
@@ -178,7 +179,8 @@ class Rules {
   void forget_creation(const shm::Key& key, std::uint64_t version);
   Creation* find_creation(const shm::Key& key, std::uint64_t version);
 
-  bool make_room(std::uint64_t bytes);
+  bool make_room(std::uint64_t bytes, const std::function<bool()>& less_will_do);
+  void give_up_empty_slabs();
   bool evict(EntryNumber entry);
   void remove_entry(EntryNumber entry);
   void try_finish_removal(EntryNumber entry);

@@ -4,6 +4,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -79,7 +80,8 @@ void store_description(Record& record, std::span<const std::byte> description) {
                                 std::memory_order_release);
   if (!description_in_record(description.size())) return;
   std::array<std::uint32_t, record_description_words> words{};
-  std::memcpy(words.data(), description.data(), description.size());
+  // Not memcpy: a description without bytes may have no address either.
+  std::ranges::copy(description, std::as_writable_bytes(std::span(words)).begin());
   for (std::size_t i = 0; i < words.size(); ++i)
     record.description[i].store(words[i], std::memory_order_release);
 }
@@ -87,7 +89,8 @@ void store_description(Record& record, std::span<const std::byte> description) {
 void load_description(const Record& record, std::span<std::byte> to) {
   std::array<std::uint32_t, record_description_words> words{};
   for (std::size_t i = 0; i < words.size(); ++i) words[i] = record.description[i].load(relaxed);
-  std::memcpy(to.data(), words.data(), std::min(to.size(), sizeof words));
+  std::ranges::copy(std::as_bytes(std::span(words)).first(std::min(to.size(), sizeof words)),
+                    to.begin());
 }
 
 }  // namespace forebay::shm

@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "store/id.h"
 #include "store/shm/word.h"
 
 namespace forebay::shm {
@@ -31,7 +32,6 @@ inline constexpr std::array<char, 8> pin_table_magic{'F', 'B', 'Y', 'P', 'I', 'N
 inline constexpr std::uint64_t page_bytes = 4096;
 // Payloads start on a cache line at least, as Arrow, NPY and AVX-512 like it.
 inline constexpr std::uint64_t payload_alignment = 64;
-inline constexpr std::size_t id_bytes_max = 255;
 // Entry number 0 is never used: it stands for "none" in slots and links.
 inline constexpr std::uint32_t no_entry = 0;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "store/wire/codec.h"
 
+#include <algorithm>
 #include <cereal/cereal.hpp>
 #include <cstring>
 #include <stdexcept>
@@ -44,7 +45,9 @@ class FrameReader : public cereal::InputArchive<FrameReader, cereal::AllowEmptyC
     rest_ = rest_.subspan(size);
     return taken;
   }
-  void read(void* data, std::size_t size) { std::memcpy(data, take(size).data(), size); }
+  void read(void* data, std::size_t size) {
+    std::ranges::copy(take(size), static_cast<std::byte*>(data));
+  }
   std::size_t read_length() {
     std::uint32_t length = 0;
     read(&length, sizeof length);
