@@ -2,7 +2,7 @@
 # The verbs of the README. Everything else is CMake: see CMakePresets.json.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test build deps check-model test-asan test-tsan bench clean
+.PHONY: help demo test build deps check-model test-asan test-tsan bench bench-peers wheel clean
 
 # A newer CMake that scripts/deps put into .venv, where the system's is too old for the presets.
 export PATH := $(PATH):$(CURDIR)/.venv/bin
@@ -15,8 +15,10 @@ help:
 	@echo "make demo [INPUT=photo.png]   install what is missing, build, run the main job"
 	@echo "make test                     build and run all tests"
 	@echo "make bench                    get and put beside their floors"
+	@echo "make bench-peers              Forebay beside its peers, which it installs into build/peers"
 	@echo "make check-model              check the pin protocol exhaustively (minutes)"
 	@echo "make test-asan, test-tsan     the tests under one sanitizer"
+	@echo "make wheel                    build the wheel and run the demo from an empty environment"
 	@echo "make clean                    remove build/ (not .venv)"
 
 deps:
@@ -59,6 +61,26 @@ check-model: build
 
 bench: build
 	@PYTHONPATH=$(DEV)/python $(PYTHON) bench/run.py --programs $(DEV)/bin
+
+# Writes the plots too: bench/peers/latency.png and throughput.png.
+bench-peers: build
+	@PYTHONPATH=$(DEV)/python $(PYTHON) bench/peers/run.py --programs $(DEV)/bin
+
+# The wheel, installed into an environment that has nothing else of ours; the C++ worker of the demo is
+# built on what lies in the wheel.
+WHEEL_PYTHON = build/wheel-env/bin/python
+wheel: deps
+	rm -rf build/wheel build/wheel-env build/wheel-worker
+	$(PYTHON) -m pip wheel -q --disable-pip-version-check --no-deps -w build/wheel .
+	python3 -m venv build/wheel-env
+	$(WHEEL_PYTHON) -m pip install -q --disable-pip-version-check -c requirements.txt build/wheel/*.whl \
+	  scikit-learn pillow rich
+	$(CMAKE) -S bench/kmeans -B build/wheel-worker -G Ninja -DCMAKE_BUILD_TYPE=Release \
+	  -Dforebay_DIR=$$($(WHEEL_PYTHON) -I -c 'import forebay; print(forebay.get_cmake_dir())') >/dev/null
+	$(CMAKE) --build build/wheel-worker
+	build/wheel-env/bin/forebayd --version
+	env -u PYTHONPATH $(WHEEL_PYTHON) bench/kmeans/quantise.py --worker build/wheel-worker/kmeans_worker
+	@ls -l build/wheel/*.whl
 
 clean:
 	rm -rf build

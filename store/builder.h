@@ -26,7 +26,7 @@ namespace client {
 class BuilderState;
 }
 
-class Builder {
+class FOREBAY_API Builder {
  public:
   Builder(Builder&&) noexcept;
   Builder& operator=(Builder&&) noexcept;

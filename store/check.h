@@ -4,10 +4,13 @@
 // nothing.
 #pragma once
 
+#include "store/api.h"
+
 namespace forebay {
 
 // Prints the sentence to standard error and aborts.
-[[noreturn]] void check_failed(const char* file, int line, const char* condition, const char* must);
+[[noreturn]] FOREBAY_API void check_failed(const char* file, int line, const char* condition,
+                                           const char* must);
 
 }  // namespace forebay
 

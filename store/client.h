@@ -106,7 +106,7 @@ namespace client {
 class Core;
 }
 
-class Client {
+class FOREBAY_API Client {
  public:
   // Fails with disconnected (at once if nobody listens there), timed_out, layout_mismatch, denied.
   static Result<Client> connect(const ConnectOptions& options = {});

@@ -16,6 +16,7 @@
 #include <utility>
 #include <variant>
 
+#include "store/api.h"
 #include "store/check.h"
 
 namespace forebay {
@@ -47,21 +48,21 @@ enum class Errc : int {
 
 inline constexpr int errc_last = static_cast<int>(Errc::already_running);
 
-const std::error_category& forebay_category() noexcept;
+FOREBAY_API const std::error_category& forebay_category() noexcept;
 
 inline std::error_code make_error_code(Errc code) noexcept {
   return {static_cast<int>(code), forebay_category()};
 }
 
 // The short name of a code, as in logs and in the C API: "not_found".
-std::string_view errc_name(Errc code) noexcept;
+FOREBAY_API std::string_view errc_name(Errc code) noexcept;
 
 struct [[nodiscard]] Error {
   std::error_code code;
   std::string detail;  // one sentence: what was asked for, why it failed, and the way out
 
   // "not_found: no segment 'points' version 3"
-  std::string message() const;
+  FOREBAY_API std::string message() const;
   bool is(Errc expected) const noexcept { return code == make_error_code(expected); }
 };
 

@@ -20,7 +20,7 @@ namespace forebay {
 using StoreUuid = std::array<std::uint8_t, 16>;
 
 // "3f2a…": 32 hexadecimal digits in five groups.
-std::string format_uuid(const StoreUuid& uuid);
+FOREBAY_API std::string format_uuid(const StoreUuid& uuid);
 
 struct Ref {
   StoreUuid store{};
@@ -32,9 +32,9 @@ struct Ref {
   // never believed over the store's own record.
   std::optional<ArrayType> type;
 
-  std::string to_string() const;
+  FOREBAY_API std::string to_string() const;
   // Fails with bad_argument, naming the part that does not fit.
-  static Result<Ref> parse(std::string_view text);
+  FOREBAY_API static Result<Ref> parse(std::string_view text);
 
   bool operator==(const Ref& other) const {
     return store == other.store && serial == other.serial &&

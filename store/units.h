@@ -17,9 +17,9 @@ inline constexpr std::uint64_t tebibyte = 1024 * gibibyte;
 
 // "8GiB", "512 MiB", "64k", "1000000", and "50%" of `whole_bytes`. k, M, G, T (with or without iB or
 // B) are powers of 1024. Fails with bad_argument and the accepted forms.
-Result<std::uint64_t> parse_size(std::string_view text, std::uint64_t whole_bytes = 0);
+FOREBAY_API Result<std::uint64_t> parse_size(std::string_view text, std::uint64_t whole_bytes = 0);
 
 // "64 MiB", "1.5 GiB", "12 B": at most one decimal.
-std::string format_size(std::uint64_t bytes);
+FOREBAY_API std::string format_size(std::uint64_t bytes);
 
 }  // namespace forebay

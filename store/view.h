@@ -26,7 +26,7 @@ class Attachment;
 class Access;
 }  // namespace client
 
-class View {
+class FOREBAY_API View {
  public:
   View() = default;  // of nothing: empty bytes, no pin
   View(View&& other) noexcept

@@ -3,12 +3,12 @@
 // worker.py does.
 //
 // Usage: kmeans_worker SOCKET PREFIX NAME REF...
+#include <forebay/client.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <string>
 #include <vector>
-
-#include "store/client.h"
 
 namespace {
 

@@ -144,7 +144,8 @@ void Attachment::leave() {
 void Attachment::tidy() {
   Pool& all = pool();
   const std::lock_guard lock(all.mutex);
-  const std::uint64_t shares = shares_.load(std::memory_order_acquire);
+  // In one order with the shares that are taken and the look at the current attachment behind each.
+  const std::uint64_t shares = shares_.load(std::memory_order_seq_cst);
   if (!retired_.load() || spare_) return;
   if (shares == 0) {
     unmap();

@@ -34,6 +34,7 @@ Result<void> Connection::wait_for_reply(Waiter& waiter, std::uint32_t number, De
     const bool late = std::chrono::steady_clock::now() >= deadline;
     if (broken() || late) {
       waiters_.erase(number);
+      pass_on_reading();
       if (broken()) return fail(Errc::disconnected, "the daemon has closed the connection");
       return fail(Errc::timed_out, "the daemon has not answered in time");
     }
@@ -44,10 +45,13 @@ Result<void> Connection::wait_for_reply(Waiter& waiter, std::uint32_t number, De
     somebody_reads_ = true;
     read_one(lock, deadline);
     somebody_reads_ = false;
-    // The one who reads goes when it has its own reply; another one takes over.
-    if (waiter.arrived && !waiters_.empty()) waiters_.begin()->second->ready.notify_one();
   }
+  pass_on_reading();
   return {};
+}
+
+void Connection::pass_on_reading() {
+  if (!somebody_reads_ && !waiters_.empty()) waiters_.begin()->second->ready.notify_one();
 }
 
 void Connection::read_one(std::unique_lock<std::mutex>& lock, Deadline deadline) {

@@ -89,6 +89,8 @@ class Connection {
   std::uint32_t enroll(Waiter& waiter);
   void withdraw(std::uint32_t number);
   Result<void> wait_for_reply(Waiter& waiter, std::uint32_t number, Deadline deadline);
+  // Whoever leaves lets another one read in its place, if nobody does.
+  void pass_on_reading();
   // Reads one frame and delivers it; the lock is not held while waiting.
   void read_one(std::unique_lock<std::mutex>& lock, Deadline deadline);
   void deliver(std::span<const std::byte> frame, std::vector<wire::Descriptor> descriptors);

@@ -18,6 +18,7 @@ namespace forebay::client {
 namespace {
 
 constexpr auto fork_patience = std::chrono::milliseconds(100);
+constexpr int starts_max = 3;
 constexpr auto first_pause = std::chrono::milliseconds(5);
 constexpr auto longest_pause = std::chrono::milliseconds(200);
 
@@ -114,12 +115,15 @@ Core::~Core() {
 
 void Core::close() {
   if (closed_.exchange(true)) return;
-  Attachment* attachment = current_.exchange(nullptr, std::memory_order_seq_cst);
+  Attachment* attachment = nullptr;
   std::shared_ptr<Connection> connection;
   {
+    // Together, so that a thread that reconnects meanwhile does not bring another one in behind this.
     const std::lock_guard lock(state_mutex_);
+    attachment = current_.exchange(nullptr, std::memory_order_seq_cst);
     connection = std::move(connection_);
   }
+  connect_ended_.notify_all();
   if (connection != nullptr) {
     connection->tell(wire::GoodbyeRequest{});
     connection->break_off();
@@ -133,24 +137,38 @@ Deadline Core::deadline_after(Timeout timeout) const {
 }
 
 Result<std::shared_ptr<Connection>> Core::connected(Deadline deadline) {
-  const auto existing = [this]() -> std::shared_ptr<Connection> {
+  {
+    std::unique_lock lock(state_mutex_);
+    while (true) {
+      if (connection_ != nullptr && !connection_->broken()) return connection_;
+      if (closed()) return fail(Errc::bad_state, "the client is closed");
+      if (!somebody_connects_) break;
+      if (connect_ended_.wait_until(lock, deadline) == std::cv_status::timeout)
+        return fail(Errc::disconnected, "not connected to forebayd at " + path_ +
+                                            " before the deadline");
+    }
+    somebody_connects_ = true;
+  }
+  auto connection = reconnect(deadline);
+  {
     const std::lock_guard lock(state_mutex_);
-    return connection_ != nullptr && !connection_->broken() ? connection_ : nullptr;
-  };
-  if (auto connection = existing()) return connection;
-  if (closed()) return fail(Errc::bad_state, "the client is closed");
-  const std::lock_guard lock(connect_mutex_);
-  if (auto connection = existing()) return connection;
+    somebody_connects_ = false;
+  }
+  connect_ended_.notify_all();
+  return connection;
+}
 
+Result<std::shared_ptr<Connection>> Core::reconnect(Deadline deadline) {
   auto pause = first_pause;
-  bool started = false;
+  int starts = 0;
   const bool reconnects = store() != StoreUuid{};
   while (true) {
     auto connection = greet(deadline);
     if (connection || !connection.error().is(Errc::disconnected)) return connection;
-    if (may_start_daemon_ && !started) {
-      // Once for each time it is missed: what cannot start now will not start in a loop either.
-      started = true;
+    if (may_start_daemon_ && starts < starts_max) {
+      // Again if the daemon that was found there was just ending; but what cannot stay up now will
+      // not do so in a loop either.
+      ++starts;
       if (auto spawned = start_daemon(options_.daemon_path, path_, deadline); !spawned)
         return fail(std::move(spawned.error()));
       continue;
@@ -186,7 +204,11 @@ Result<std::shared_ptr<Connection>> Core::greet(Deadline deadline) {
   if (auto taken = take_in(answer->message, std::move(answer->descriptors)); !taken)
     return fail(std::move(taken.error()));
   const std::lock_guard lock(state_mutex_);
-  if (closed()) return fail(Errc::bad_state, "the client is closed");
+  if (closed()) {
+    // Else the daemon would keep the table for as long as this process lives.
+    connection->tell(wire::GoodbyeRequest{});
+    return fail(Errc::bad_state, "the client is closed");
+  }
   connection_ = connection;
   return connection;
 }
@@ -196,15 +218,17 @@ Result<void> Core::take_in(const wire::HelloReply& hello,
   if (hello.table_kept != 0) return {};
   auto attachment = Attachment::map(hello, descriptors, weak_from_this());
   if (!attachment) return fail(std::move(attachment.error()));
-  Attachment* former = nullptr;
+  Attachment* unwanted = *attachment;
   {
     const std::lock_guard lock(state_mutex_);
     attachments_.push_back(*attachment);
-    store_ = hello.store;
-    capacity_bytes_.store(hello.capacity_bytes);
-    former = current_.exchange(*attachment, std::memory_order_seq_cst);
+    if (!closed()) {
+      store_ = hello.store;
+      capacity_bytes_.store(hello.capacity_bytes);
+      unwanted = current_.exchange(*attachment, std::memory_order_seq_cst);
+    }
   }
-  if (former != nullptr) former->retire();
+  if (unwanted != nullptr) unwanted->retire();
   return {};
 }
 
@@ -343,8 +367,9 @@ void Core::after_fork_in_parent() {
 }
 
 void Core::after_fork_in_child() {
-  // Whoever held it does not exist here.
-  new (&connect_mutex_) std::mutex;
+  // Whoever connected, or waited for that, does not exist here.
+  somebody_connects_ = false;
+  new (&connect_ended_) std::condition_variable;
   fork_generation_.fetch_add(1);
   next_token_.store(random_number());
   Attachment* const attachment = at_fork_;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -155,6 +156,7 @@ class Core : public std::enable_shared_from_this<Core> {
   explicit Core(const ConnectOptions& options) : options_(options) {}
 
   Result<std::shared_ptr<Connection>> connected(Deadline deadline);
+  Result<std::shared_ptr<Connection>> reconnect(Deadline deadline);
   Result<std::shared_ptr<Connection>> greet(Deadline deadline);
   Result<void> take_in(const wire::HelloReply& hello, std::vector<wire::Descriptor> descriptors);
   Result<View> get_slowly(std::string_view id, const GetOptions& options, const Ref* ref);
@@ -168,6 +170,9 @@ class Core : public std::enable_shared_from_this<Core> {
   Ref make_ref(std::string_view id, const wire::PutReply& reply, const PutOptions& options) const;
   // The attachment of the store in which this was reserved. Fails if it is another's by now.
   Result<Share> share_of(const Reserved& reserved);
+  // The same with a pin of the entry: the extent is given to nobody else while it lasts, even if the
+  // client is closed meanwhile. Fails, holding nothing, if the client was closed before.
+  Result<Share> hold(const Reserved& reserved);
 
   ConnectOptions options_;
   std::string path_;
@@ -175,8 +180,10 @@ class Core : public std::enable_shared_from_this<Core> {
   std::atomic<bool> closed_{false};
 
   std::atomic<Attachment*> current_{nullptr};
-  std::mutex connect_mutex_;                 // one thread reconnects, the others wait for it
   mutable std::mutex state_mutex_;
+  // One thread reconnects; the others wait for it, each by its own deadline.
+  bool somebody_connects_ = false;           // Guarded by state_mutex_.
+  std::condition_variable connect_ended_;
   StoreUuid store_{};                        // Guarded by state_mutex_.
   std::atomic<std::uint64_t> capacity_bytes_{0};
   std::shared_ptr<Connection> connection_;   // Guarded by state_mutex_.

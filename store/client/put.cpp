@@ -132,7 +132,8 @@ Result<Ref> Core::put(std::string_view id, std::span<const std::byte> bytes,
                  : put_filling(
                        id, bytes.size(),
                        [bytes](std::span<std::byte> target) {
-                         std::ranges::copy(bytes, target.begin());
+                         // Not ranges::copy, which libstdc++ 12 does byte by byte here.
+                         std::memcpy(target.data(), bytes.data(), bytes.size());
                        },
                        options);
   if (!ref && options.exist_ok && ref.error().is(Errc::exists))

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -28,6 +29,9 @@ namespace forebay::daemon {
 namespace {
 
 constexpr auto restart_pause = std::chrono::milliseconds(100);
+// A daemon that dies so soon has not served; so many of them in a row, and no further one will.
+constexpr auto served_after = std::chrono::seconds(1);
+constexpr int deaths_max = 10;
 constexpr int first_passed_descriptor = 3;
 
 using Kept = std::map<std::string, shm::Descriptor>;
@@ -47,6 +51,16 @@ Result<shm::Descriptor> notify_socket(const std::string& path) {
   ::umask(mask);
   if (bound != 0) return fail_errno(error, "cannot make the keeper's socket " + path);
   return socket;
+}
+
+// Held for as long as this process lives. A second keeper would take the first one's socket away.
+Result<shm::Descriptor> only_keeper(const std::string& path) {
+  shm::Descriptor lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!lock) return fail_errno(errno, "cannot open the keeper's lock file " + path);
+  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0)
+    return fail(Errc::already_running, "another forebayd keeps the memory of the daemon there (it "
+                                       "has locked " + path + "); stop it, or choose another --socket");
+  return lock;
 }
 
 std::string value_of(std::string_view text, std::string_view key) {
@@ -97,8 +111,9 @@ void take_messages(const shm::Descriptor& socket, Kept& kept) {
   int next = first_passed_descriptor;
   // Upwards first, so that no descriptor is overwritten before it is passed on.
   std::vector<int> copies;
+  const int above = first_passed_descriptor + static_cast<int>(kept.size());
   for (const auto& [name, descriptor] : kept) {
-    copies.push_back(::fcntl(descriptor.get(), F_DUPFD, 1000));
+    copies.push_back(::fcntl(descriptor.get(), F_DUPFD, above));
     names += names.empty() ? name : ":" + name;
   }
   for (const int copy : copies) {
@@ -124,6 +139,8 @@ void take_messages(const shm::Descriptor& socket, Kept& kept) {
 Result<int> keep(const std::string& program, std::vector<std::string> arguments,
                  const std::string& socket_path) {
   const std::string keeper_path = socket_path + ".keeper";
+  const auto lock = only_keeper(keeper_path + ".lock");
+  if (!lock) return fail(lock.error());
   auto socket = notify_socket(keeper_path);
   if (!socket) return fail(std::move(socket.error()));
   sigset_t mask;
@@ -133,7 +150,10 @@ Result<int> keep(const std::string& program, std::vector<std::string> arguments,
   const shm::Descriptor signals(::signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK));
 
   Kept kept;
+  int deaths = 0;
+  bool asked_to_end = false;
   while (true) {
+    const auto started = std::chrono::steady_clock::now();
     const pid_t child = ::fork();
     if (child < 0) return fail_errno(errno, "cannot start forebayd");
     if (child == 0) become(program, arguments, keeper_path, kept);
@@ -145,15 +165,28 @@ Result<int> keep(const std::string& program, std::vector<std::string> arguments,
       take_messages(*socket, kept);
       signalfd_siginfo info{};
       while (::read(signals.get(), &info, sizeof info) == sizeof info)
-        if (info.ssi_signo != SIGCHLD) ::kill(child, static_cast<int>(info.ssi_signo));
+        if (info.ssi_signo != SIGCHLD) {
+          asked_to_end = true;
+          ::kill(child, static_cast<int>(info.ssi_signo));
+        }
       ended = ::waitpid(child, &status, WNOHANG) == child;
     }
     take_messages(*socket, kept);
-    if (WIFEXITED(status)) {
+    // The signal may have met a daemon that was dead, or that did not listen for it yet.
+    if (WIFEXITED(status) || asked_to_end) {
       ::unlink(keeper_path.c_str());
-      return WEXITSTATUS(status);
+      return WIFEXITED(status) ? WEXITSTATUS(status) : 0;
     }
     log::warning("forebayd_died", {{"signal", WTERMSIG(status)}, {"kept", kept.size()}});
+    deaths = std::chrono::steady_clock::now() - started < served_after ? deaths + 1 : 0;
+    if (deaths == deaths_max) {
+      ::unlink(keeper_path.c_str());
+      return fail(Errc::disconnected,
+                  "it died " + std::to_string(deaths) + " times in a row at its start, last of signal " +
+                      std::to_string(WTERMSIG(status)) + "; what was kept is given up");
+    }
+    // What a former daemon left was dropped at the first start; what there is now is this one's.
+    std::erase(arguments, "--fresh");
     std::this_thread::sleep_for(restart_pause);
   }
 }

@@ -6,7 +6,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
@@ -17,33 +16,14 @@
 #include "store/daemon/instance.h"
 #include "store/daemon/keeper.h"
 #include "store/daemon/log.h"
+#include "store/daemon/options.h"
 #include "store/daemon/server.h"
 #include "store/shm/failpoint.h"
 #include "store/units.h"
-#include "store/version.h"
 #include "store/wire/address.h"
 
 namespace forebay::daemon {
 namespace {
-
-struct Options {
-  std::string socket;
-  std::string capacity;
-  std::string reserve;
-  std::string keep_warm;
-  std::uint32_t max_segments = shm::Limits{}.entries;
-  std::uint32_t max_processes = shm::Limits{}.processes;
-  std::string log_file;
-  std::string log_level = "info";
-  std::string memory = "named";
-  bool detach = false;
-  bool embedded = false;
-  bool fresh = false;
-  bool supervise = false;
-  bool drop = false;
-  bool list_failpoints = false;
-  int idle_exit_seconds = 0;
-};
 
 constexpr std::uint64_t address_share = 16;  // address space of the arena: so many times its memory
 constexpr std::uint64_t least_address_bytes = 64 * gibibyte;
@@ -79,12 +59,17 @@ void raise_descriptor_limit() {
   ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-void prepare_signals() {
-  // Before any thread is made: only the event loop hears of these, through a descriptor.
+// Before any thread is made (the log has one): whoever reads these from a descriptor is the only one
+// to hear of them.
+void block_signals(std::initializer_list<int> signals) {
   sigset_t mask;
   sigemptyset(&mask);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&mask, signal);
+  for (const int signal : signals) sigaddset(&mask, signal);
   ::pthread_sigmask(SIG_BLOCK, &mask, nullptr);
+}
+
+void prepare_signals() {
+  block_signals({SIGTERM, SIGINT, SIGHUP});
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);
   shm::Guard::install();
@@ -123,8 +108,17 @@ Result<Opened> open_memory(const Options& options, Instance& instance) {
     } else if (memory) {
       const std::uint64_t held = shm::backed_bytes((*memory)->arena_object()) +
                                  shm::backed_bytes((*memory)->index_object());
-      const auto capacity = choose_capacity(options.capacity, *machine, held);
-      if (!capacity) return fail(capacity.error());
+      auto capacity = choose_capacity(options.capacity, *machine, held);
+      if (!capacity) {
+        // Others have filled /dev/shm meanwhile. What is sealed needs no more room: it is served, and
+        // what does not fit now is an error when it is asked for.
+        MachineMemory emptied = *machine;
+        emptied.shm_free_bytes = emptied.shm_total_bytes;
+        const Error tight = std::move(capacity.error());
+        capacity = choose_capacity(options.capacity, emptied, 0);
+        if (!capacity) return fail(tight);
+        log::warning("tight", {{"reason", tight.message()}});
+      }
       return Opened{std::move(*memory), *capacity};
     } else if (memory.error().is(Errc::layout_mismatch)) {
       return fail(std::move(memory.error()));
@@ -250,23 +244,34 @@ int wait_for_readiness(int pipe) {
 }
 
 // Two clients may start a daemon at the same time; the one that comes second has what it wanted as
-// soon as the first one listens.
-bool somebody_listens(const std::string& path) {
+// soon as the first one listens. Or the one that has the instance is just ending: then this one comes
+// next.
+Result<void> run_or_find(const Options& options, const std::string& socket_path,
+                         Readiness& readiness) {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
-  while (std::chrono::steady_clock::now() < deadline) {
-    if (wire::connect_to(path, deadline)) return true;
+  while (true) {
+    auto outcome = run(options, socket_path, readiness);
+    if (outcome || !options.detach || !outcome.error().is(Errc::already_running)) return outcome;
+    if (wire::connect_to(socket_path, deadline)) {
+      readiness.ready();
+      return {};
+    }
+    if (std::chrono::steady_clock::now() >= deadline) return outcome;
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
-  return false;
 }
 
 int start(const Options& options, const std::string& socket_path, int argc, char** argv) {
   ::umask(077);
   if (options.supervise) {
+    block_signals({SIGTERM, SIGINT, SIGCHLD});
     log::open(options.log_file, level_of(options.log_level));
-    std::vector<std::string> arguments{"--memory", "kept"};
+    std::vector<std::string> arguments;
     for (int i = 1; i < argc; ++i)
       if (std::string_view(argv[i]) != "--supervise") arguments.emplace_back(argv[i]);
+    if (options.memory != "kept") arguments.insert(arguments.end(), {"--memory", "kept"});
+    // Two of its own for each client process, besides what it passes on.
+    raise_descriptor_limit();
     const auto status = keep("/proc/self/exe", std::move(arguments), socket_path);
     if (!status) std::cerr << "forebayd: " << status.error().message() << "\n";
     return status ? *status : 1;
@@ -294,67 +299,31 @@ int start(const Options& options, const std::string& socket_path, int argc, char
   prepare_signals();
   log::open(options.log_file, level_of(options.log_level));
   Readiness readiness(std::move(say));
-  const auto outcome = run(options, socket_path, readiness);
+  const auto outcome = run_or_find(options, socket_path, readiness);
   int status = 0;
   if (!outcome) {
-    if (options.detach && outcome.error().is(Errc::already_running) &&
-        somebody_listens(socket_path)) {
-      readiness.ready();
-    } else {
-      log::error("cannot_serve", {{"reason", outcome.error().message()}});
-      readiness.failed(outcome.error().message());
-      status = 1;
-    }
+    log::error("cannot_serve", {{"reason", outcome.error().message()}});
+    readiness.failed(outcome.error().message());
+    status = 1;
   }
   log::close();
   return status;
 }
 
 int main_of(int argc, char** argv) {
-  Options options;
-  CLI::App app("forebayd: the store of shared, read-only segments of this node");
-  app.set_version_flag("--version", std::string("forebayd ") + version_text);
-  app.add_option("--socket", options.socket,
-                 "path of the socket (default: $FOREBAY_SOCKET, else this user's own)");
-  app.add_option("--capacity", options.capacity,
-                 "memory for segments: 8GiB, or 50% of the RAM (default: half of the RAM, as far as "
-                 "/dev/shm and control group allow)");
-  app.add_option("--reserve", options.reserve,
-                 "memory kept ready ahead of demand (default: 128MiB, at most 1/8 of capacity)");
-  app.add_option("--keep-warm", options.keep_warm,
-                 "freed memory kept for reuse; more is given back (default: 50% of capacity)");
-  app.add_option("--max-segments", options.max_segments, "entries that the index may grow to")
-      ->check(CLI::Range(1024U, (1U << 24U)))
-      ->capture_default_str();
-  app.add_option("--max-processes", options.max_processes, "client processes at a time")
-      ->check(CLI::Range(1U, 65536U))
-      ->capture_default_str();
-  app.add_option("--log-file", options.log_file, "where to log (default: standard error)");
-  app.add_option("--log-level", options.log_level, "debug, info, warning or error")
-      ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
-      ->capture_default_str();
-  app.add_option("--memory", options.memory,
-                 "named: POSIX shared memory; kept: sealed memfds, held by a descriptor keeper")
-      ->check(CLI::IsMember({"named", "kept"}))
-      ->capture_default_str();
-  app.add_option("--idle-exit", options.idle_exit_seconds,
-                 "seconds after the last client has gone at which to end (default: never; 600 if "
-                 "--embedded)");
-  app.add_flag("--embedded", options.embedded,
-               "started by a client: ends when it is idle, dropping what is not persistent");
-  app.add_flag("--detach", options.detach, "go to the background once the socket listens");
-  app.add_flag("--fresh", options.fresh, "drop the store that a former daemon left");
-  app.add_flag("--drop", options.drop, "when it ends, drop all segments");
-  app.add_flag("--supervise", options.supervise,
-               "run as descriptor keeper: start forebayd with --memory kept, and again if it dies");
-  app.add_flag("--list-failpoints", options.list_failpoints, "name the daemon's failpoints and end");
-  CLI11_PARSE(app, argc, argv);
-
+  const auto read = read_options(argc, argv);
+  if (const int* const status = std::get_if<int>(&read)) return *status;
+  const Options& options = std::get<Options>(read);
   if (options.list_failpoints) {
     for (const shm::Failpoint& point : shm::points::daemon) std::cout << point.name << "\n";
     return 0;
   }
   if (!shm::failpoints::arm_from_environment()) return 2;
+  if (options.detach && (options.supervise || options.memory == "kept")) {
+    std::cerr << "forebayd: --detach does not go with kept memory: a daemon in the background is no "
+                 "longer the one that its keeper knows\n";
+    return 1;
+  }
   const auto address = wire::resolve_address(options.socket);
   if (!address) {
     std::cerr << "forebayd: " << address.error().message() << "\n";

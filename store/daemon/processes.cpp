@@ -16,6 +16,8 @@ constexpr auto relaxed = std::memory_order_relaxed;
 constexpr auto first_look = std::chrono::milliseconds(20);
 constexpr auto longest_look_pause = std::chrono::seconds(5);
 constexpr auto goodbye_look_pause = std::chrono::milliseconds(100);
+// Time for clients to come back after a restart: who has, need not be looked at.
+constexpr auto restart_look_pause = std::chrono::milliseconds(500);
 
 }  // namespace
 
@@ -223,7 +225,7 @@ std::vector<bool> Processes::recover() {
     }
     kept.program = program_of(kept.peer.pid);
     kept.look_pause = first_look;
-    kept.look_at = Clock::now() + longest_look_pause;
+    kept.look_at = Clock::now() + restart_look_pause;
     tables_.describe(slot, static_cast<std::uint32_t>(kept.peer.pid), kept.program);
   }
   return living;

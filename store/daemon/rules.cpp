@@ -187,7 +187,29 @@ void Rules::refuse(const Pending& pending, Error error) {
   outside_.refused(pending.ticket, std::move(error));
 }
 
-// Finds memory for a pending create. done: it is answered. parked: a memory job has it.
+// No entry is free: the create waits for the index to grow, or is refused because it cannot.
+void Rules::wait_for_entry(Pending& pending) {
+  if (auto growth = table_.wants_growth(true)) {
+    MemoryJob job{.urgent = true, .arena = {}, .index_ranges = growth->ranges};
+    run(ForIndex{std::move(*growth)}, std::move(job));
+  }
+  if (table_.at_limit()) {
+    refuse(pending, fail(Errc::limit_reached,
+                         "the index is full: " + plural(table_.sealed_count(), "segment") +
+                             "; remove some, or start forebayd with larger --max-segments")
+                        .error);
+    return;
+  }
+  if (pending.id.empty()) {
+    pending.id = pending.segment.id;
+    pending.description.assign(pending.segment.description.begin(),
+                               pending.segment.description.end());
+  }
+  parked_.push_back(std::move(pending));
+}
+
+// Finds memory for a pending create. done: it is answered. parked: a memory job has it,
+// or it waits for the index (or was refused by it).
 Rules::Attempt Rules::attempt(Pending& pending) {
   if (!table_.has_room()) {
     if (table_.at_limit() && eviction_.count() + tombstones_.size() > 0) {
@@ -199,25 +221,7 @@ Rules::Attempt Rules::attempt(Pending& pending) {
       }
     }
     if (!table_.has_room()) {
-      if (auto growth = table_.wants_growth(true)) {
-        MemoryJob job{.urgent = true, .arena = {}, .index_ranges = growth->ranges};
-        run(ForIndex{std::move(*growth)}, std::move(job));
-      }
-      if (table_.at_limit()) {
-        refuse(pending, fail(Errc::limit_reached,
-                             "the index is full: " + plural(table_.sealed_count(), "segment") +
-                                 "; remove some, or start forebayd with larger --max-segments")
-                            .error);
-        return Attempt::done;
-      }
-      // The index grows: the create waits for that, however short its own timeout.
-      if (pending.id.empty()) {
-        pending.id = pending.segment.id;
-        pending.description.assign(pending.segment.description.begin(),
-                                   pending.segment.description.end());
-      }
-      pending.deadline = std::max(pending.deadline, now_ + std::chrono::seconds(10));
-      parked_.push_back(std::move(pending));
+      wait_for_entry(pending);
       return Attempt::parked;
     }
   }
@@ -294,14 +298,23 @@ void Rules::finish_create(Pending& pending, shm::Location location, bool in_slab
   fields.owner_slot = segment.owner_slot;
   fields.writer_uid = segment.writer_uid;
   fields.token = segment.token;
-  auto entry = table_.begin(fields);
-  if (!entry) {
+  const auto give_back = [&] {
     if (in_slab) {
       if (const auto emptied = slabs_.give_back(location.offset(), pending.bytes))
         release(*emptied);
     } else if (pending.bytes > 0) {
       release({location.offset(), shm::page_align(pending.bytes)});
     }
+  };
+  // While its memory was found, others may have taken the last entries.
+  if (!table_.has_room()) {
+    give_back();
+    wait_for_entry(pending);
+    return;
+  }
+  auto entry = table_.begin(fields);
+  if (!entry) {
+    give_back();
     refuse(pending, exhausted_error(pending, entry.error().code));
     return;
   }
@@ -496,7 +509,9 @@ void Rules::give_up_empty_slabs() {
 // empty store must not be called full because its memory is being tidied.
 bool Rules::room_is_coming(const Pending& pending) const {
   std::uint64_t coming = 0;
+  const bool wants_entry = !table_.has_room();
   for (const auto& [number, purpose] : jobs_) {
+    if (wants_entry && std::holds_alternative<ForIndex>(purpose)) return true;
     if (const auto* reserve = std::get_if<ForReserve>(&purpose)) coming += reserve->extent.bytes;
     if (const auto* trim = std::get_if<ForTrim>(&purpose))
       for (const Extent& extent : trim->extents) coming += extent.bytes;
@@ -605,10 +620,6 @@ void Rules::memory_done(std::uint64_t number, const std::error_code& error, Time
       if (wanted) refuse(pending, exhausted_error(pending, error));
     } else if (!wanted) {
       release(extent);
-    } else if (!table_.has_room()) {
-      // Others took the last entries meanwhile: it goes on once the index has grown, if it can.
-      parked_.push_front(std::move(pending));
-      release(extent);
     } else if (job->for_slab) {
       slabs_.add(pending.bytes, extent);
       finish_create(pending, shm::Location(0, *slabs_.take(pending.bytes)), true);
@@ -641,6 +652,15 @@ void Rules::tick(TimePoint now) {
   now_ = now;
   for (const Ticket ticket : waiters_.expire(now))
     outside_.refused(ticket, fail(Errc::timed_out, "not sealed before the deadline").error);
+  // Before anybody is told that time is up, what nobody announces: pins that ended without a nudge,
+  // and segments that can be dropped.
+  if (!deferred_.empty() && now >= rescan_at_) {
+    // A client that died between its release and its nudge would otherwise keep the memory.
+    for (const EntryNumber entry : std::vector<EntryNumber>(deferred_.begin(), deferred_.end()))
+      try_finish_removal(entry);
+    rescan_at_ = now + rescan_interval;
+  }
+  if (eviction_.count() > 0) serve_parked();
   for (auto pending = parked_.begin(); pending != parked_.end();) {
     if (pending->deadline > now || room_is_coming(*pending)) {
       ++pending;
@@ -651,13 +671,6 @@ void Rules::tick(TimePoint now) {
     late.segment.id = late.id;
     refuse(late, full_error(late));
   }
-  if (!deferred_.empty() && now >= rescan_at_) {
-    // A client that died between its release and its nudge would otherwise keep the memory.
-    for (const EntryNumber entry : std::vector<EntryNumber>(deferred_.begin(), deferred_.end()))
-      try_finish_removal(entry);
-    rescan_at_ = now + rescan_interval;
-  }
-  if (!parked_.empty() && eviction_.count() > 0) serve_parked();
   keep_memory_ready();
 }
 
@@ -743,6 +756,8 @@ std::uint64_t Rules::adopt(const SegmentTable::Found& found, const std::vector<b
     table_.unmark_evicting(entry);
     sealed.push_back(entry);
   }
+  // When each was last read is not known any more; the order in which they came is.
+  std::ranges::sort(sealed, {}, [this](EntryNumber entry) { return table_.serial(entry); });
   for (const EntryNumber entry : sealed) {
     if (!claim(entry)) {
       ++unsound;

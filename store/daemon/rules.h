@@ -174,6 +174,7 @@ class Rules {
   bool same_owner(std::uint32_t slot, std::uint32_t other) const;
   bool answer_repetition(Ticket ticket, const NewSegment& segment, const shm::Key& key);
   Attempt attempt(Pending& pending);
+  void wait_for_entry(Pending& pending);
   void finish_create(Pending& pending, shm::Location location, bool in_slab);
   void refuse(const Pending& pending, Error error);
   void forget_creation(const shm::Key& key, std::uint64_t version);

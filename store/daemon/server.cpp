@@ -2,6 +2,7 @@
 // The event loop and the sessions; what each request does is in server_requests.cpp.
 #include "store/daemon/server.h"
 
+#include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
@@ -20,8 +21,10 @@ namespace {
 constexpr int events_per_turn = 64;
 constexpr int frames_per_turn = 32;  // of one session, so that a flood does not starve the others
 constexpr std::size_t outbox_bytes_max = 4 * 1024 * 1024;
-constexpr auto hello_deadline = std::chrono::seconds(30);
+constexpr std::size_t outgoing_bytes = 128;  // what even the shortest answer takes in an outbox
+constexpr std::size_t outbox_descriptors_max = 64;
 constexpr auto check_interval = std::chrono::seconds(1);
+constexpr auto complaint_interval = std::chrono::minutes(1);
 constexpr std::size_t sessions_max = 16384;
 constexpr std::uint64_t id_mask = (std::uint64_t{1} << 56U) - 1;
 
@@ -44,6 +47,7 @@ Server::Server(StoreMemory& memory, wire::Descriptor listener, const ServerOptio
       started_at_(now_),
       last_client_at_(now_),
       next_check_at_(now_ + check_interval) {
+  spare_ = wire::Descriptor(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   // One more than any frame: a longer one is seen to be cut.
   inbox_.resize(wire::frame_bytes_max + 1);
   frame_.reserve(wire::frame_bytes_max);
@@ -174,13 +178,15 @@ int Server::milliseconds_to_wait() const {
 void Server::do_what_is_due() {
   rules_.tick(now_);
   for (const Slot slot : processes_.departed(now_, memory_.index_object()))
-    dismiss(slot, "departed");
+    if (!pass_on(*processes_.find(slot))) dismiss(slot, "departed");
   if (now_ < next_check_at_) return;
   next_check_at_ = now_ + check_interval;
+  if (!listening_) listen_again();
 
   std::vector<SessionId> mute;
   for (const auto& [id, session] : sessions_) {
-    if (!session->admitted && now_ - session->opened_at > hello_deadline) mute.push_back(id);
+    if (!session->admitted && now_ - session->opened_at > options_.hello_deadline)
+      mute.push_back(id);
     if (session->admitted && !session->awaits_child && tables_.has(session->slot) &&
         tables_.broken(session->slot))
       mute.push_back(id);
@@ -215,11 +221,14 @@ void Server::accept_sessions() {
     wire::Descriptor socket(
         ::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!socket) {
-      if (errno == EMFILE || errno == ENFILE) log::warning("out_of_descriptors");
+      if ((errno == EMFILE || errno == ENFILE) && turn_newcomer_away()) continue;
       return;
     }
     if (sessions_.size() >= sessions_max) {
-      log::warning("too_many_sessions", {{"limit", sessions_max}});
+      refuse_newcomer(std::move(socket),
+                      fail(Errc::limit_reached, "forebayd has " + std::to_string(sessions_max) +
+                                                    " connections already; end some clients")
+                          .error);
       continue;
     }
     auto session = std::make_unique<Session>();
@@ -240,6 +249,46 @@ void Server::accept_sessions() {
     added.peer = *peer;
     added.pidfd = std::move(*pidfd);
   }
+}
+
+// A newcomer that cannot be accepted would be announced again at once, for ever: so one descriptor
+// is kept to accept it with, and to say why it cannot stay. False: none came, or nobody can.
+bool Server::turn_newcomer_away() {
+  spare_.reset();
+  wire::Descriptor socket(
+      ::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  const bool out_of_descriptors = !socket && (errno == EMFILE || errno == ENFILE);
+  const bool came = static_cast<bool>(socket);
+  if (came)
+    refuse_newcomer(std::move(socket),
+                    fail(Errc::limit_reached, "forebayd has no descriptors left; end some clients, "
+                                              "or start it with a larger limit (ulimit -n)")
+                        .error);
+  spare_ = wire::Descriptor(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  if (out_of_descriptors) {
+    // Somebody else has taken even that one.
+    listening_ = false;
+    watch(listener_.get(), 0, tag(Source::listener, 0));
+  }
+  return came;
+}
+
+void Server::listen_again() {
+  if (!spare_) spare_ = wire::Descriptor(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  listening_ = true;
+  watch(listener_.get(), EPOLLIN, tag(Source::listener, 0));
+}
+
+void Server::refuse_newcomer(wire::Descriptor socket, const Error& error) {
+  if (now_ >= complain_at_) {
+    log::warning("newcomers_refused", {{"reason", error.message()}});
+    complain_at_ = now_ + complaint_interval;
+  }
+  // What it has said already must be read: a socket that is closed over unread bytes resets the
+  // connection, and the peer would not see the answer.
+  (void)wire::receive_frame(socket.get(), inbox_, 0);
+  wire::encode_failure(error, wire::Op::hello, 1, frame_);
+  (void)wire::send_frame(socket.get(), frame_, {});
 }
 
 Session* Server::find_session(SessionId id) {
@@ -266,6 +315,8 @@ void Server::serve_session(SessionId id, std::uint32_t events) {
         end_session(id, "sent a bad frame");
         return;
       case wire::Received::Kind::frame:
+        // Not the turn's: this process may have lost the processor since, and a wait would end early.
+        now_ = Clock::now();
         handle_frame(*session, std::span(inbox_).first(received.bytes), received.credentials);
     }
     if (std::find(ending_.begin(), ending_.end(), id) != ending_.end()) return;
@@ -298,16 +349,21 @@ void Server::process_died(Slot slot) {
   Process* process = processes_.find(slot);
   if (process == nullptr) return;
   log::debug("process_died", {{"pid", process->peer.pid}, {"program", process->program}});
-  ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, process->pidfd.get(), nullptr);
   if (process->session != 0) end_session(process->session, "its process died");
-  if (processes_.inherit(*process)) {
-    watch(process->pidfd.get(), EPOLLIN, tag(Source::process, slot));
-    processes_.disconnected(*process, now_);
-    // What the dead one was making is nobody's; what it pinned may be the heir's.
-    rules_.process_ended(slot);
-    return;
-  }
-  dismiss(slot, "died");
+  if (!pass_on(*process)) dismiss(slot, "died");
+}
+
+// A table that was shared at a fork, and that its process needs no more, goes on as a living heir's.
+bool Server::pass_on(Process& process) {
+  if (!tables_.holds_any(process.slot)) return false;
+  const shm::Descriptor former = std::move(process.pidfd);
+  if (!processes_.inherit(process)) return false;
+  if (former) ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, former.get(), nullptr);
+  watch(process.pidfd.get(), EPOLLIN, tag(Source::process, process.slot));
+  processes_.disconnected(process, now_);
+  // What the former one was making is nobody's; what it pinned may be the heir's.
+  rules_.process_ended(process.slot);
+  return true;
 }
 
 void Server::dismiss(Slot slot, const char* why) {
@@ -330,15 +386,17 @@ void Server::send(Session& session, std::vector<int> descriptors) {
   }
   Session::Outgoing outgoing;
   outgoing.frame = frame_;
-  for (const int descriptor : descriptors)
-    outgoing.descriptors.emplace_back(::dup(descriptor));
-  session.outbox_bytes += frame_.size();
-  session.outbox.push_back(std::move(outgoing));
-  if (session.outbox_bytes > outbox_bytes_max) {
+  session.outbox_bytes += frame_.size() + outgoing_bytes;
+  session.outbox_descriptors += descriptors.size();
+  if (session.outbox_bytes > outbox_bytes_max ||
+      session.outbox_descriptors > outbox_descriptors_max) {
     log::warning("session_too_slow", {{"pid", session.peer.pid}});
     ending_.push_back(session.id);
     return;
   }
+  for (const int descriptor : descriptors)
+    outgoing.descriptors.emplace_back(::fcntl(descriptor, F_DUPFD_CLOEXEC, 0));
+  session.outbox.push_back(std::move(outgoing));
   flush(session);
 }
 
@@ -355,7 +413,8 @@ void Server::flush(Session& session) {
       return;
     }
     if (sent == wire::Sent::would_block) break;
-    session.outbox_bytes -= first.frame.size();
+    session.outbox_bytes -= first.frame.size() + outgoing_bytes;
+    session.outbox_descriptors -= first.descriptors.size();
     session.outbox.pop_front();
   }
   const bool wants_writable = !session.outbox.empty();

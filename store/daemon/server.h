@@ -34,6 +34,8 @@ struct ServerOptions {
   RulesOptions rules;
   // An embedded daemon ends so long after its last client has gone; zero: never.
   std::chrono::seconds idle_exit{0};
+  // Who has connected and said nothing for so long is shown out.
+  std::chrono::milliseconds hello_deadline = std::chrono::seconds(30);
 };
 
 enum class Ending { keep, drop, drop_unless_persistent };
@@ -91,10 +93,14 @@ class Server final : public Outside {
   void watch(int descriptor, std::uint32_t events, std::uint64_t tag);
   void dispatch(std::uint64_t tag, std::uint32_t events);
   void accept_sessions();
+  bool turn_newcomer_away();
+  void refuse_newcomer(wire::Descriptor socket, const Error& error);
+  void listen_again();
   void serve_session(SessionId id, std::uint32_t events);
   void handle_signal();
   void finish_memory_jobs();
   void process_died(Slot slot);
+  bool pass_on(Process& process);
   void dismiss(Slot slot, const char* why);
   void do_what_is_due();
   int milliseconds_to_wait() const;
@@ -104,6 +110,8 @@ class Server final : public Outside {
                     const std::optional<ucred>& credentials);
   void handle_request(Session& session, wire::Op op, std::uint32_t number,
                       std::span<const std::byte> frame);
+  bool may_wait(Session& session, wire::Op op, std::uint32_t number, std::size_t bytes);
+  void answered(Session& session, std::uint32_t number);
   void hello(Session& session, std::uint32_t number, const wire::HelloRequest& request);
   void goodbye(Session& session);
   void create(Session& session, std::uint32_t number, const wire::NewSegment& segment);
@@ -144,6 +152,9 @@ class Server final : public Outside {
   StoreMemory& memory_;
   ServerOptions options_;
   wire::Descriptor listener_;
+  wire::Descriptor spare_;              // given up to tell newcomers that there are no more
+  bool listening_ = true;               // false: not even that, until the next check
+  TimePoint complain_at_{};             // not before: of newcomers that were turned away
   PinTables tables_;
   Processes processes_;
   SegmentTable table_;

@@ -17,6 +17,9 @@ namespace {
 using wire::Op;
 
 constexpr std::size_t dump_page_bytes = 32 * 1024;
+// Of one session, so that waiting costs others nothing; far above what its threads need.
+constexpr std::size_t waiting_max = 4096;
+constexpr std::size_t waiting_bytes_max = 16 * 1024 * 1024;
 
 std::uint64_t wall_clock_ns() {
   return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
@@ -38,6 +41,7 @@ wire::HolderItem item_of(const PinHolder& holder) {
 template <class Reply>
 void Server::reply(Session& session, Op op, std::uint32_t number, const Reply& reply,
                    std::vector<int> descriptors) {
+  answered(session, number);
   if (auto encoded = wire::encode_reply(reply, op, number, frame_); !encoded) {
     reply_failure(session, op, number, encoded.error());
     return;
@@ -46,6 +50,7 @@ void Server::reply(Session& session, Op op, std::uint32_t number, const Reply& r
 }
 
 void Server::reply_failure(Session& session, Op op, std::uint32_t number, const Error& error) {
+  answered(session, number);
   wire::encode_failure(error, op, number, frame_);
   send(session, {});
 }
@@ -87,6 +92,36 @@ void Server::handle_frame(Session& session, std::span<const std::byte> frame,
   ending_.push_back(session.id);
 }
 
+// Notes a request that may be answered later. False: it is dealt with already, for it may not wait.
+bool Server::may_wait(Session& session, Op op, std::uint32_t number, std::size_t bytes) {
+  if (session.waiting.contains(number)) {
+    // Its answers could not be told apart, nor what is kept for it.
+    log::warning("bad_message", {{"pid", session.peer.pid},
+                                 {"op", static_cast<int>(op)},
+                                 {"reason", "the number of a request that still waits"}});
+    ending_.push_back(session.id);
+    return false;
+  }
+  if (session.waiting.size() >= waiting_max || session.waiting_bytes + bytes > waiting_bytes_max) {
+    reply_failure(session, op, number,
+                  fail(Errc::limit_reached, "this process has " +
+                                                std::to_string(session.waiting.size()) +
+                                                " requests waiting already")
+                      .error);
+    return false;
+  }
+  session.waiting.emplace(number, bytes);
+  session.waiting_bytes += bytes;
+  return true;
+}
+
+void Server::answered(Session& session, std::uint32_t number) {
+  const auto found = session.waiting.find(number);
+  if (found == session.waiting.end()) return;
+  session.waiting_bytes -= found->second;
+  session.waiting.erase(found);
+}
+
 void Server::handle_request(Session& session, Op op, std::uint32_t number,
                             std::span<const std::byte> frame) {
   // Decodes the request and hands it to `handle`; a malformed one ends the session.
@@ -111,7 +146,10 @@ void Server::handle_request(Session& session, Op op, std::uint32_t number,
       });
     case Op::create:
       return with(as.operator()<wire::CreateRequest>(),
-                  [&](auto& request) { create(session, number, request.segment); });
+                  [&](auto& request) {
+                    if (may_wait(session, op, number, frame.size()))
+                      create(session, number, request.segment);
+                  });
     case Op::seal:
       return with(as.operator()<wire::SealRequest>(), [&](auto& request) {
         if (request.store != memory_.uuid())
@@ -130,13 +168,22 @@ void Server::handle_request(Session& session, Op op, std::uint32_t number,
       });
     case Op::put:
       return with(as.operator()<wire::PutRequest>(),
-                  [&](auto& request) { put(session, number, request); });
+                  [&](auto& request) {
+                    if (may_wait(session, op, number, frame.size()))
+                      put(session, number, request);
+                  });
     case Op::put_many:
       return with(as.operator()<wire::PutManyRequest>(),
-                  [&](auto& request) { put_many(session, number, request); });
+                  [&](auto& request) {
+                    if (may_wait(session, op, number, frame.size()))
+                      put_many(session, number, request);
+                  });
     case Op::await:
       return with(as.operator()<wire::AwaitRequest>(),
-                  [&](auto& request) { await(session, number, request); });
+                  [&](auto& request) {
+                    if (may_wait(session, op, number, frame.size()))
+                      await(session, number, request);
+                  });
     case Op::remove:
       return with(as.operator()<wire::RemoveRequest>(), [&](auto& request) {
         if (request.serial != 0 && request.store != memory_.uuid())

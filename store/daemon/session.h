@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <deque>
+#include <unordered_map>
 #include <vector>
 
 #include "store/daemon/clock.h"
@@ -31,7 +33,12 @@ struct Session {
   };
   std::deque<Outgoing> outbox;
   std::size_t outbox_bytes = 0;
+  std::size_t outbox_descriptors = 0;
   bool watching_writable = false;
+
+  // Requests that may be answered later and are not yet: their numbers, and the bytes of each.
+  std::unordered_map<std::uint32_t, std::size_t> waiting;
+  std::size_t waiting_bytes = 0;
 };
 
 }  // namespace forebay::daemon

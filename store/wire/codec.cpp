@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "store/wire/codec.h"
 
-#include <algorithm>
 #include <cereal/cereal.hpp>
 #include <cstring>
 #include <stdexcept>
@@ -46,7 +45,8 @@ class FrameReader : public cereal::InputArchive<FrameReader, cereal::AllowEmptyC
     return taken;
   }
   void read(void* data, std::size_t size) {
-    std::ranges::copy(take(size), static_cast<std::byte*>(data));
+    const Bytes taken = take(size);
+    if (size > 0) std::memcpy(data, taken.data(), size);
   }
   std::size_t read_length() {
     std::uint32_t length = 0;

@@ -633,6 +633,8 @@ TEST_SUITE("fork while the daemon is stopped") {
       CHECK(parent.await() == 'f');
       daemon.resume();
       Client observer = daemon.connect();
+      // Long enough for the daemon to see that the parent, which has let go, maps nothing any more.
+      if (!child_first) ::usleep(300000);
       remove_and_reuse(observer);
       CHECK(removing(observer) == 2);
       parent.release();

@@ -505,6 +505,19 @@ TEST_SUITE("restart") {
     CHECK(outcome(client.get("new")) == "ok");
   }
 
+  TEST_CASE("what was put first is evicted first after a restart") {
+    DaemonProcess daemon({.capacity = "64MiB"});
+    Client client = daemon.connect();
+    for (const char* id : {"first", "second", "third"})
+      must(client.put(id, payload(20 * mebibytes, id, 1), {.evictable = true}));
+    daemon.kill();
+    daemon.start();
+    must(client.put("new", payload(20 * mebibytes, "new", 1), {.timeout = seconds(20)}));
+    CHECK(outcome(client.get("first")) == "evicted");
+    CHECK(outcome(client.get("second")) == "ok");
+    CHECK(outcome(client.get("third")) == "ok");
+  }
+
   TEST_CASE("a smaller capacity at a restart keeps what is there, and fills up no further") {
     DaemonProcess daemon({.capacity = "64MiB"});
     Client client = daemon.connect();

@@ -163,7 +163,7 @@ TEST_SUITE("tool") {
     for (const std::string capacity : {"0", "nonsense", "-5", "1KiB", "101%", "99999TiB"}) {
       CAPTURE(capacity);
       const Ran ran = run({program("forebayd"), "--socket", socket, "--capacity", capacity});
-      CHECK(ran.status == 1);
+      CHECK(ran.status != 0);
       CHECK(mentions(ran.output, "--capacity"));
     }
     CHECK(run({program("forebayd"), "--socket", socket},

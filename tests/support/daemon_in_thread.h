@@ -25,9 +25,18 @@ class DaemonInThread {
   }
   Client connect() const { return std::move(Client::connect(connect_options()).value()); }
 
+  // Ends it and starts it again on the same memory, as after an orderly end; or on a new, empty store.
+  void restart();
+  void replace();
+
  private:
+  void create_memory();
+  void start();
+  void stop();
+
   TempDir directory_;
   std::string socket_;
+  std::uint64_t capacity_bytes_;
   std::unique_ptr<daemon::StoreMemory> memory_;
   std::unique_ptr<daemon::Server> server_;
   std::thread thread_;

@@ -104,8 +104,9 @@ void DaemonProcess::start(Options options) {
 }
 
 void DaemonProcess::start() {
-  std::vector<std::string> arguments{program("forebayd"), "--socket", socket_, "--capacity",
-                                     options_.capacity};
+  std::vector<std::string> arguments{program("forebayd"), "--socket", socket_};
+  if (!options_.capacity.empty())
+    arguments.insert(arguments.end(), {"--capacity", options_.capacity});
   // A small reserve, so that a hundred tests do not each take 128 MiB first.
   if (std::find(options_.arguments.begin(), options_.arguments.end(), "--reserve") ==
       options_.arguments.end()) {

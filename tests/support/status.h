@@ -32,6 +32,11 @@ class Status {
     return found->second;
   }
   const std::string& text() const { return text_; }
+  // What segments take, without the slots that slabs keep free.
+  std::uint64_t segment_bytes() const {
+    const Status& self = *this;
+    return self["used_bytes"] - self["slab_bytes"] + self["slab_item_bytes"];
+  }
 
   // Nothing, if every byte is accounted for; else the status.
   std::string does_not_add_up() const {

@@ -18,6 +18,7 @@ from forebay._forebay import (
     __version__,
     connect,
 )
+from forebay._installed import get_cmake_dir, get_include
 from forebay.errors import (
     BadArgument,
     BadId,
@@ -74,4 +75,6 @@ __all__ = [
     "WrongStore",
     "__version__",
     "connect",
+    "get_cmake_dir",
+    "get_include",
 ]

@@ -161,7 +161,7 @@ TEST_SUITE("process") {
   }
 
   TEST_CASE("people are told the program, and of an interpreter its script") {
-    CHECK(program_of(Program({"/usr/local/bin/worker", "--fast"}).pid()) == "worker");
+    CHECK(program_of(Program({"/usr/local/bin/worker", "-s"}).pid()) == "worker");
     CHECK(program_of(Program({"worker"}).pid()) == "worker");
     CHECK(program_of(Program({"/usr/bin/python3.11", "-s", "/home/me/kmeans.py"}).pid()) ==
           "kmeans.py");

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// What forebayd can be told: by flag, by environment (FOREBAY_CAPACITY for --capacity, and so on), by
+// a TOML file (capacity = "8GiB"), in this order.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+
+#include "store/shm/layout.h"
+
+namespace forebay::daemon {
+
+struct Options {
+  std::string socket;
+  std::string capacity;   // sizes as text: a percentage needs to know of what
+  std::string reserve;
+  std::string keep_warm;
+  std::uint32_t max_segments = shm::Limits{}.entries;
+  std::uint32_t max_processes = shm::Limits{}.processes;
+  std::string log_file;
+  std::string log_level = "info";
+  std::string memory = "named";
+  std::uint32_t idle_exit_seconds = 0;
+  bool drop = false;
+  // By flag alone: what one run is to do, not how a store is to be.
+  bool detach = false;
+  bool embedded = false;
+  bool fresh = false;
+  bool supervise = false;
+  bool list_failpoints = false;
+};
+
+// The options, or the status to exit with: after --help, --version or --print-config, which print, and
+// after errors, which name the flag, the variable, or the line of the file, and the nearest name that
+// there is.
+std::variant<Options, int> read_options(int argc, const char* const* argv);
+
+}  // namespace forebay::daemon
