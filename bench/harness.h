@@ -7,9 +7,12 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <functional>
 #include <string>
 #include <vector>
+
+#include "store/error.h"
 
 namespace forebay::bench {
 
@@ -31,6 +34,16 @@ double time_per(std::uint64_t operations, Body&& body) {
   const auto elapsed = std::chrono::steady_clock::now() - start;
   return std::chrono::duration<double, std::nano>(elapsed).count() /
          static_cast<double>(operations);
+}
+
+// What an operation of the library's gave; ends the program with its error if it failed.
+template <class T>
+T value(Result<T> result) {
+  if (!result) {
+    std::fprintf(stderr, "bench: %s\n", result.error().message().c_str());
+    std::exit(1);
+  }
+  if constexpr (!std::is_void_v<T>) return std::move(result).value();
 }
 
 // Keeps the compiler from leaving out what nobody looks at.

@@ -4,7 +4,6 @@
 // Usage: put_get SOCKET ROUNDS KEYS MEBIBYTES
 #include <sched.h>
 #include <sys/epoll.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,6 +15,7 @@
 #include <random>
 
 #include "bench/harness.h"
+#include "bench/warm_shm.h"
 #include "store/client.h"
 #include "store/wire/codec.h"
 #include "store/wire/socket.h"
@@ -26,15 +26,8 @@ using namespace forebay;
 using bench::keep;
 using bench::Row;
 using bench::time_per;
-
-template <class T>
-T value(Result<T> result) {
-  if (!result) {
-    std::fprintf(stderr, "put_get: %s\n", result.error().message().c_str());
-    std::exit(1);
-  }
-  if constexpr (!std::is_void_v<T>) return std::move(result).value();
-}
+using bench::value;
+using bench::WarmShm;
 
 std::span<const std::byte> bytes_of(const std::vector<char>& data) {
   return std::as_bytes(std::span(data));
@@ -57,28 +50,6 @@ void pin_to_any_core(pid_t pid) {
   std::memset(&set, 0xff, sizeof set);
   ::sched_setaffinity(pid, sizeof set, &set);
 }
-
-// Memory as the store has it: POSIX shared memory, every page touched.
-class WarmShm {
- public:
-  explicit WarmShm(std::size_t bytes) : bytes_(bytes) {
-    const int object = ::memfd_create("bench", MFD_CLOEXEC);
-    if (object < 0 || ::ftruncate(object, static_cast<off_t>(bytes)) != 0) std::abort();
-    data_ = static_cast<char*>(::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                                      MAP_SHARED | MAP_POPULATE, object, 0));
-    ::close(object);
-    if (data_ == MAP_FAILED) std::abort();
-    std::memset(data_, 1, bytes);
-  }
-  ~WarmShm() { ::munmap(data_, bytes_); }
-  WarmShm(const WarmShm&) = delete;
-  WarmShm& operator=(const WarmShm&) = delete;
-  char* data() const { return data_; }
-
- private:
-  std::size_t bytes_;
-  char* data_;
-};
 
 // ------------------------------------------------------------------------------------------- get
 
@@ -250,6 +221,7 @@ void put_large(Client& client, int rounds, std::size_t mebibytes) {
               }},
              rounds);
 
+  if (mebibytes > 64) return;
   std::vector<char> own(size, 'y');
   bench::run({"create, fill, seal " + std::to_string(mebibytes) + " MiB",
               "the same writes into private warm memory",
@@ -286,5 +258,7 @@ int main(int argc, char** argv) {
   get_random(client, rounds, std::strtoull(argv[3], nullptr, 10));
   put_small(client, rounds, 64);
   put_small(client, rounds, 4096);
-  put_large(client, rounds, std::strtoull(argv[4], nullptr, 10));
+  const std::size_t mebibytes = std::strtoull(argv[4], nullptr, 10);
+  put_large(client, rounds, mebibytes);
+  if (mebibytes >= 64) put_large(client, rounds, 1024);
 }

@@ -34,12 +34,12 @@ using Timeout = std::chrono::nanoseconds;
 struct ConnectOptions {
   // Path of the daemon's socket. Empty: $FOREBAY_SOCKET, else this user's own daemon, whose socket
   // is under $XDG_RUNTIME_DIR/forebay or, without that, in a directory of this user's in /tmp.
-  std::string address;
+  std::string address = {};
   std::string namespace_name = "default";
   // If this user's own daemon does not run, start it. Never done for an address that was given.
   bool start_daemon = true;
   // What to start. Empty: $FOREBAY_DAEMON, else forebayd beside this library or on the PATH.
-  std::string daemon_path;
+  std::string daemon_path = {};
   // How long connecting, and each later request, may take in all.
   Timeout timeout = std::chrono::seconds(10);
 };

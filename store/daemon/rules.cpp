@@ -252,6 +252,8 @@ Rules::Attempt Rules::attempt(Pending& pending) {
     use(*extent);
     return Attempt::done;
   }
+  // One slab for all that come while memory is cold, or each of a batch would take a slab of its own.
+  if (in_slab && slab_is_coming(pending.bytes)) return Attempt::full;
   auto growth = space_.plan(bytes, alignment);
   std::optional<std::uint64_t> slot;
   const auto slot_is_free = [&] {
@@ -516,11 +518,21 @@ bool Rules::room_is_coming(const Pending& pending) const {
     if (const auto* trim = std::get_if<ForTrim>(&purpose))
       for (const Extent& extent : trim->extents) coming += extent.bytes;
   }
+  if (pending.segment.packed && Slabs::fits(pending.bytes) && slab_is_coming(pending.bytes))
+    return true;
   if (coming == 0) return false;
   const std::uint64_t bytes = pending.segment.packed && Slabs::fits(pending.bytes)
                                   ? Slabs::slab_bytes(pending.bytes)
                                   : shm::page_align(pending.bytes);
   return space_.warm() + space_.ungrown() + coming >= bytes;
+}
+
+// Whether a slab for items of this size is on its way.
+bool Rules::slab_is_coming(std::uint64_t bytes) const {
+  return std::ranges::any_of(jobs_, [bytes](const auto& item) {
+    const auto* job = std::get_if<ForPending>(&item.second);
+    return job != nullptr && job->for_slab && Slabs::same_class(job->pending.bytes, bytes);
+  });
 }
 
 // Retries what waits for room, in order of arrival; what does not fit yet lets others pass.

@@ -187,6 +187,7 @@ class Rules {
   void try_finish_removal(EntryNumber entry);
   void give_memory_back(EntryNumber entry);
   void release(const Extent& extent);
+  bool slab_is_coming(std::uint64_t bytes) const;
   bool room_is_coming(const Pending& pending) const;
   void serve_parked();
   void keep_memory_ready();

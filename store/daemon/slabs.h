@@ -25,6 +25,9 @@ class Slabs {
   static constexpr bool fits(std::uint64_t bytes) { return bytes > 0 && bytes <= item_bytes_max; }
   // Bytes (and alignment) of the slab that holds items of this size.
   static std::uint64_t slab_bytes(std::uint64_t item_bytes);
+  static bool same_class(std::uint64_t item_bytes, std::uint64_t other) {
+    return class_of(item_bytes) == class_of(other);
+  }
 
   Slabs();
 

@@ -1146,6 +1146,31 @@ TEST_SUITE("rules") {
     CHECK(store.heard(store.create({.id = "b", .size = 1024, .packed = true})) == "store_full");
   }
 
+  TEST_CASE("small creates that come together while memory is cold share a slab") {
+    Store store(room_for(64));
+    std::vector<Ticket> tickets;
+    for (int i = 0; i < 100; ++i) {
+      const std::string id = "s/" + std::to_string(i);
+      tickets.push_back(store.create({.id = id, .size = 64, .packed = true}));
+    }
+    // One has asked the memory thread; the others wait for that, without a timeout of their own.
+    CHECK(store.outside.jobs.size() == 1);
+    store.do_jobs();
+    for (const Ticket ticket : tickets) CHECK(store.heard(ticket) == "created");
+    CHECK(store.rules->usage().slabs == Slabs::slab_bytes(64));
+    CHECK(store.adds_up());
+  }
+
+  TEST_CASE("small creates that wait for a slab which cannot be had are told so") {
+    Store store(room_for(64));
+    const Ticket first = store.create({.id = "a", .size = 64, .packed = true});
+    const Ticket second = store.create({.id = "b", .size = 64, .packed = true});
+    while (!store.outside.jobs.empty()) store.do_job(0, no_memory);
+    CHECK(store.heard(first) == "store_full");
+    CHECK(store.heard(second) == "store_full");
+    CHECK(store.adds_up());
+  }
+
   TEST_CASE("of two segments over the same bytes, the one that came later is given up") {
     Store store(room_for(64));
     const std::uint32_t in_slab = shm::flag_bit(shm::RecordFlag::in_slab);
