@@ -52,7 +52,7 @@ test-asan: deps
 
 # ThreadSanitizer sees one process: the tests in which the daemon is a thread.
 test-tsan: deps
-	$(call configure_and_build,tsan)
+	$(call configure_and_build,tsan,thread_tests)
 	$(CTEST) --preset tsan -L thread
 
 check-model: build

@@ -166,7 +166,8 @@ TEST_SUITE("size of /dev/shm") {
                       "size=272M") == 0,
               "remounted");
       // Unasked, it takes what is decent.
-      const Ran detached = run({program("forebayd"), "--socket", socket, "--detach"});
+      const Ran detached = run({program("forebayd"), "--socket", socket, "--detach",
+                                "--idle-exit", "20"});
       require(detached.status == 0, detached.output);
       ConnectOptions options;
       options.address = socket;
