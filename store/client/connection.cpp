@@ -102,7 +102,7 @@ void Connection::undo_lost_create(std::span<const std::byte> frame) {
   const auto created = wire::decode_reply<wire::CreateReply>(frame);
   if (!created) return;
   std::vector<std::byte> request;
-  const wire::AbortRequest abort{created->store, created->entry, created->serial, 1};
+  const wire::AbortRequest abort{created->store, created->entry, created->serial, 1, 0};
   if (wire::encode_request(abort, 0, request))
     (void)wire::send_frame(socket_.get(), request, {});
 }

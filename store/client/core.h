@@ -88,6 +88,7 @@ class Core : public std::enable_shared_from_this<Core> {
   Result<Reserved> reserve(std::string_view id, std::uint64_t size, const PutOptions& options);
   Result<void> seal(const Reserved& reserved);
   Result<void> abort(const Reserved& reserved);
+  void give_up(std::uint64_t token);
   // Makes sure that pins of this entry can be counted.
   Result<std::atomic<std::uint32_t>*> granted_count(Attachment& attachment, EntryNumber entry,
                                                     Deadline deadline);

@@ -55,11 +55,25 @@ Result<Core::Reserved> Core::reserve(std::string_view id, std::uint64_t size,
   if (!segment) return fail(std::move(segment.error()));
   wire::CreateRequest request{*segment};
   auto answer = this->request<wire::CreateReply>(request, deadline_for_room(options));
-  if (!answer) return fail(std::move(answer.error()));
+  if (!answer) {
+    if (answer.error().is(Errc::timed_out)) give_up(segment->token);
+    return fail(std::move(answer.error()));
+  }
   shm::reached(shm::points::client_created);
   const wire::CreateReply& reply = answer->message;
   return Reserved{reply.entry, reply.version, reply.serial, shm::Location(reply.location),
                   reply.store};
+}
+
+// The daemon may still get to a create that nobody waits for any more.
+void Core::give_up(std::uint64_t token) {
+  std::shared_ptr<Connection> connection;
+  {
+    const std::lock_guard lock(state_mutex_);
+    connection = connection_;
+  }
+  if (connection != nullptr && !connection->broken())
+    connection->tell(wire::AbortRequest{.repeated = 1, .token = token});
 }
 
 Result<Share> Core::share_of(const Reserved& reserved) {
@@ -95,7 +109,7 @@ Result<void> Core::seal(const Reserved& reserved) {
 }
 
 Result<void> Core::abort(const Reserved& reserved) {
-  wire::AbortRequest request{reserved.store, reserved.entry, reserved.serial, 0};
+  wire::AbortRequest request{reserved.store, reserved.entry, reserved.serial, 0, 0};
   auto answer = this->request<wire::Empty>(request, deadline(), [&] { request.repeated = 1; });
   if (!answer) return fail(std::move(answer.error()));
   return {};

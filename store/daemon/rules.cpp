@@ -368,6 +368,27 @@ Result<void> Rules::abort(EntryNumber entry, std::uint64_t serial, std::uint32_t
   return {};
 }
 
+void Rules::cancel(std::uint64_t token, std::uint32_t slot) {
+  for (const auto& [key, creations] : creations_)
+    for (const Creation& creation : creations) {
+      if (creation.token != token || !same_owner(creation.owner_slot, slot)) continue;
+      const Creation wanted_no_more = creation;
+      // A memory job of its own finds it gone, and gives the memory back.
+      std::erase_if(parked_, [&](const Pending& pending) {
+        return pending.ticket == wanted_no_more.ticket;
+      });
+      forget_creation(shm::Key(key), wanted_no_more.version);
+      if (wanted_no_more.entry != no_entry) {
+        remove_entry(wanted_no_more.entry);
+      } else {
+        outside_.refused(wanted_no_more.ticket,
+                         fail(Errc::timed_out, "its caller has given up").error);
+      }
+      keep_memory_ready();
+      return;
+    }
+}
+
 // ------------------------------------------------------------------------------------- removing
 
 Result<std::uint64_t> Rules::remove(std::string_view id, std::uint64_t version,

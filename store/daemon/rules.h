@@ -87,6 +87,8 @@ class Rules {
   // Only the creator's slot may seal or abort. `repeated`: the request may have worked before.
   Result<void> seal(EntryNumber entry, std::uint64_t serial, std::uint32_t slot, bool repeated,
                     std::uint64_t now_ns);
+  // The create of this token is wanted no more, whether it is answered, parked or not known.
+  void cancel(std::uint64_t token, std::uint32_t slot);
   Result<void> abort(EntryNumber entry, std::uint64_t serial, std::uint32_t slot, bool repeated);
   // Removes one version (or all: version 0); serial 0: whichever segment it is.
   Result<std::uint64_t> remove(std::string_view id, std::uint64_t version, std::uint64_t serial,

@@ -160,6 +160,7 @@ void Server::handle_request(Session& session, Op op, std::uint32_t number,
       });
     case Op::abort:
       return with(as.operator()<wire::AbortRequest>(), [&](auto& request) {
+        if (request.token != 0) return rules_.cancel(request.token, session.slot);
         const auto aborted =
             request.store != memory_.uuid()
                 ? Result<void>(other_store())

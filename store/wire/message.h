@@ -174,7 +174,10 @@ struct AbortRequest {
   std::uint32_t entry = 0;
   std::uint64_t serial = 0;
   std::uint8_t repeated = 0;
-  void members(auto&& each) { each(store, entry, serial, repeated); }
+  // Not 0: nothing of the above, but the create that was asked for with this token, whose caller has
+  // given up before it was answered.
+  std::uint64_t token = 0;
+  void members(auto&& each) { each(store, entry, serial, repeated, token); }
 };
 
 struct PutRequest {

@@ -481,7 +481,7 @@ TEST_SUITE("hostile") {
       for (std::uint64_t serial = 1; serial < 4; ++serial) {
         const StoreUuid store = client.store();
         CHECK_FALSE(victim.call<wire::Empty>(wire::SealRequest{store, entry, serial, 1}));
-        (void)victim.call<wire::Empty>(wire::AbortRequest{store, entry, serial, 1});
+        (void)victim.call<wire::Empty>(wire::AbortRequest{store, entry, serial, 1, 0});
         victim.send(frame_of(wire::NudgeRequest{entry}, 0));
       }
     CHECK(outcome(victim.call<wire::Empty>(wire::GrantRequest{0xffffffffU})) == "bad_argument");

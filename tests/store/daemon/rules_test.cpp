@@ -1171,6 +1171,32 @@ TEST_SUITE("rules") {
     CHECK(store.adds_up());
   }
 
+  TEST_CASE("a create whose caller has given up is undone, answered or not") {
+    Store store(room_for(64));
+    const Ticket pending =
+        store.create({.id = "pending", .size = pages(3), .token = 11, .owner_slot = writer});
+    store.rules->cancel(11, writer);
+    CHECK(store.heard(pending) == "timed_out");
+    store.do_jobs();
+    CHECK(store.heard(pending) == "timed_out");
+    const Answer made = store.made_by(
+        store.create({.id = "made", .size = pages(3), .token = 12, .owner_slot = writer}));
+    // Not by another process, and not by a token that is not known.
+    store.rules->cancel(12, reader);
+    store.rules->cancel(99, writer);
+    CHECK(store.state(made) == State::creating);
+    store.rules->cancel(12, writer);
+    CHECK(store.state(made) == State::free);
+    const Answer all = store.put({.id = "all", .size = pages(64)});
+    const Ticket parked = store.create(
+        {.id = "parked", .size = pages(3), .timeout_ns = nanoseconds(seconds(9)), .token = 13});
+    CHECK(store.rules->usage().parked == 1);
+    store.rules->cancel(13, writer);
+    CHECK(store.rules->usage().parked == 0);
+    CHECK(store.heard(parked) == "timed_out");
+    CHECK(store.adds_up());
+  }
+
   TEST_CASE("of two segments over the same bytes, the one that came later is given up") {
     Store store(room_for(64));
     const std::uint32_t in_slab = shm::flag_bit(shm::RecordFlag::in_slab);
