@@ -20,6 +20,8 @@ std::uint64_t object_bytes(const wire::Descriptor& object) {
   return ::fstat(object.get(), &status) == 0 ? static_cast<std::uint64_t>(status.st_size) : 0;
 }
 
+constexpr std::uint64_t touched_block_bytes = 2 * 1024 * 1024;
+
 // What the daemon sent is checked all the same: it may be another version, or somebody else.
 Result<void> check_stamps(const shm::IndexStamp& stamp, const shm::PinTableHead& head,
                           const wire::HelloReply& hello) {
@@ -213,6 +215,7 @@ Result<std::byte*> Attachment::writable_alias(shm::Location location) {
           shm::Mapping::map(arena_object_.get(), arena_.size(), shm::Protection::read_write);
       if (!alias) return fail(std::move(alias.error()));
       alias_ = std::move(*alias);
+      touched_.assign(alias_.size() / touched_block_bytes + 1, false);
       alias_.keep_from_children();
       alias_.keep_from_dumps();
       alias_base_.store(alias_.data(), std::memory_order_release);
@@ -220,6 +223,18 @@ Result<std::byte*> Attachment::writable_alias(shm::Location location) {
     base = alias_.data();
   }
   return base + location.offset();
+}
+
+bool Attachment::take_cold(shm::Location location, std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  const std::uint64_t first = location.offset() / touched_block_bytes;
+  const std::uint64_t end = (location.offset() + bytes) / touched_block_bytes + 1;
+  std::uint64_t cold = 0;
+  for (std::uint64_t block = first; block < end; ++block) {
+    if (!touched_[block]) ++cold;
+    touched_[block] = true;
+  }
+  return cold * 2 > end - first;
 }
 
 Result<std::span<std::byte>> Attachment::open_window(shm::Location location,

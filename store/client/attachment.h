@@ -106,6 +106,9 @@ class Attachment {
   // Where to copy a put's bytes to: a second, writable view of the arena, made when first needed,
   // whose addresses never leave the library.
   Result<std::byte*> writable_alias(shm::Location location);
+  // Whether most of this range of the alias was never asked about before: its pages are not in this
+  // process's page table yet, most likely.
+  bool take_cold(shm::Location location, std::uint64_t bytes);
   // Opens (or closes) the pages of one segment for writing at the address where readers see them.
   Result<std::span<std::byte>> open_window(shm::Location location, std::uint64_t bytes);
   Result<void> close_window(shm::Location location, std::uint64_t bytes);
@@ -176,6 +179,7 @@ class Attachment {
   shm::Mapping alias_;           // Guarded by mutex_ until made; then constant.
   std::atomic<std::byte*> alias_base_{nullptr};
   std::vector<Window> windows_;  // Guarded by mutex_.
+  std::vector<bool> touched_;    // Guarded by mutex_. By block of the alias.
   // On a line of their own: these two are what threads of one process share in each get.
   alignas(64) std::atomic<std::uint64_t> shares_{1};
   std::atomic<bool> retired_{false};

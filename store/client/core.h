@@ -93,6 +93,8 @@ class Core : public std::enable_shared_from_this<Core> {
   Result<std::atomic<std::uint32_t>*> granted_count(Attachment& attachment, EntryNumber entry,
                                                     Deadline deadline);
   using Filler = std::function<void(std::span<std::byte>)>;
+  // Told whether the memory is not in this process's page table yet.
+  using Writer = std::function<void(std::span<std::byte>, bool cold)>;
   Result<Ref> put(std::string_view id, std::span<const std::byte> bytes, const PutOptions& options);
   Result<Ref> put(std::string_view id, std::uint64_t size, const Filler& fill,
                   const PutOptions& options);
@@ -164,7 +166,7 @@ class Core : public std::enable_shared_from_this<Core> {
   Result<void> await(std::string_view id, const GetOptions& options, Deadline deadline);
   Result<Ref> put_inline(std::string_view id, std::span<const std::byte> bytes,
                          const PutOptions& options);
-  Result<Ref> put_filling(std::string_view id, std::uint64_t size, const Filler& fill,
+  Result<Ref> put_filling(std::string_view id, std::uint64_t size, const Writer& fill,
                           const PutOptions& options);
   Result<Ref> compare_with_existing(std::string_view id, std::span<const std::byte> bytes,
                                     const PutOptions& options, Error exists);

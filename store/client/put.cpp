@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
+#include <system_error>
+#include <thread>
 
 #include "store/client/builder_state.h"
 #include "store/client/core.h"
 #include "store/id.h"
 #include "store/shm/description.h"
 #include "store/shm/failpoint.h"
+#include "store/shm/mapping.h"
 
 namespace forebay::client {
 namespace {
@@ -31,6 +34,45 @@ Result<wire::NewSegment> describe_new(std::string_view id, std::uint64_t size,
   segment.timeout_ns = static_cast<std::uint64_t>(options.timeout.count());
   segment.token = token;
   return segment;
+}
+
+// From so many bytes on, a put looks whether this process has written to that memory before.
+constexpr std::size_t cold_bytes_min = 4 * 1024 * 1024;
+constexpr std::size_t cold_piece_bytes = 2 * 1024 * 1024;
+
+// Copies in two halves at once, each piece after its pages came into the page table in bulk, which
+// costs a quarter of faulting them one by one (80 against 330 ms for a GiB, where the copy takes 60).
+void copy_into_cold(std::byte* target, std::span<const std::byte> bytes) {
+  const auto copy = [&](std::size_t from, std::size_t to) {
+    for (std::size_t at = from; at < to; at += cold_piece_bytes) {
+      const std::size_t size = std::min(cold_piece_bytes, to - at);
+      shm::populate(target + at, size);
+      std::memcpy(target + at, bytes.data() + at, size);
+    }
+  };
+  const std::size_t half = bytes.size() / 2 / cold_piece_bytes * cold_piece_bytes;
+  try {
+    std::thread second(copy, half, bytes.size());
+    copy(0, half);
+    second.join();
+  } catch (const std::system_error&) {
+    copy(0, bytes.size());  // No thread to be had.
+  }
+}
+
+// The same for bytes that somebody else writes, in an order of his own: the pages come in beside him.
+void fill_cold(std::span<std::byte> target, const std::function<void(std::span<std::byte>)>& fill) {
+  std::thread ahead;
+  try {
+    ahead = std::thread([target] {
+      for (std::size_t at = 0; at < target.size(); at += cold_piece_bytes)
+        shm::populate(target.data() + at, std::min(cold_piece_bytes, target.size() - at));
+    });
+  } catch (const std::system_error&) {
+    // No thread to be had: the pages come in by faults.
+  }
+  fill(target);
+  if (ahead.joinable()) ahead.join();
 }
 
 }  // namespace
@@ -145,7 +187,8 @@ Result<Ref> Core::put(std::string_view id, std::span<const std::byte> bytes,
                  ? put_inline(id, bytes, options)
                  : put_filling(
                        id, bytes.size(),
-                       [bytes](std::span<std::byte> target) {
+                       [bytes](std::span<std::byte> target, bool cold) {
+                         if (cold) return copy_into_cold(target.data(), bytes);
                          // Not ranges::copy, which libstdc++ 12 does byte by byte here.
                          std::memcpy(target.data(), bytes.data(), bytes.size());
                        },
@@ -166,7 +209,13 @@ Result<Ref> Core::put(std::string_view id, std::uint64_t size, const Filler& fil
     fill(bytes);
     return put(id, std::span<const std::byte>(bytes), options);
   }
-  auto ref = put_filling(id, size, fill, options);
+  auto ref = put_filling(
+      id, size,
+      [&fill](std::span<std::byte> target, bool cold) {
+        if (cold) return fill_cold(target, fill);
+        fill(target);
+      },
+      options);
   if (ref)
     if (const Share share = try_share()) share->note_put();
   return ref;
@@ -185,7 +234,7 @@ Result<Ref> Core::put_inline(std::string_view id, std::span<const std::byte> byt
 }
 
 // Writes through the alias: the pages where readers look stay read-only all the time.
-Result<Ref> Core::put_filling(std::string_view id, std::uint64_t size, const Filler& fill,
+Result<Ref> Core::put_filling(std::string_view id, std::uint64_t size, const Writer& fill,
                               const PutOptions& options) {
   auto reserved = reserve(id, size, options);
   if (!reserved) return fail(std::move(reserved.error()));
@@ -197,7 +246,11 @@ Result<Ref> Core::put_filling(std::string_view id, std::uint64_t size, const Fil
     auto share = hold(*reserved);
     if (!share) return give_up(share.error());
     auto target = (*share)->writable_alias(reserved->location);
-    if (target) fill({*target, size});
+    if (target) {
+      const bool cold =
+          size >= cold_bytes_min && (*share)->take_cold(reserved->location, size);
+      fill({*target, size}, cold);
+    }
     (*share)->release(reserved->entry);
     if (!target) return give_up(target.error());
   }

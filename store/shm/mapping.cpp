@@ -95,6 +95,14 @@ bool Mapping::populate(std::uint64_t offset, std::uint64_t bytes, Protection pro
   return ::madvise(data_ + offset, page_align(bytes), advice) == 0;
 }
 
+void populate(std::byte* address, std::uint64_t bytes) {
+  // For reading: on shared memory the entries are writable all the same, and this way the kernel puts
+  // in many at a time (80 ms for a GiB; 220 for writing, for it then takes each page as a fault).
+  const auto at = reinterpret_cast<std::uintptr_t>(address);
+  const std::uintptr_t start = at / page_bytes * page_bytes;
+  ::madvise(reinterpret_cast<void*>(start), page_align(at - start + bytes), MADV_POPULATE_READ);
+}
+
 bool remap_in_place(void* address, std::uint64_t bytes, int descriptor, bool copy_on_write) {
   const int sharing = copy_on_write ? MAP_PRIVATE | MAP_NORESERVE : MAP_SHARED | MAP_NORESERVE;
   return ::mmap(address, bytes, PROT_READ | PROT_WRITE, sharing | MAP_FIXED, descriptor, 0) ==

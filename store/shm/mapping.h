@@ -54,6 +54,10 @@ class Mapping {
   std::uint64_t size_ = 0;
 };
 
+// Gives the pages around [address, address + bytes), which are there already, page-table entries now, in
+// bulk, fit for whatever the mapping allows. A kernel that cannot (before 5.14) leaves it to faults.
+void populate(std::byte* address, std::uint64_t bytes);
+
 // Lets the range at `address` map another object instead, in place, so that pointers into it stay
 // right. With `copy_on_write`, later writes are this process's own and reach nobody.
 // Async-signal-safe: a forked child may call it.

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "store/client.h"
+#include "store/units.h"
 #include "tests/support/child_process.h"
 #include "tests/support/daemon_process.h"
 #include "tests/support/outcome.h"
@@ -295,6 +296,23 @@ TEST_SUITE("put and get") {
       REQUIRE(wrong_bytes(view.bytes(), 40, id, 1) == "");
     }
     CHECK(reader.join() == 0);
+  }
+
+  TEST_CASE("a large put into memory that this process never wrote to arrives whole") {
+    DaemonProcess daemon({.capacity = "64MiB"});
+    Client client = daemon.connect();
+    // Sizes around the pieces in which such memory is made ready, by value and by a filler.
+    for (const std::uint64_t size : {4 * mebibyte - 1, 4 * mebibyte, 6 * mebibyte + 12345,
+                                   11 * mebibyte + 1}) {
+      CAPTURE(size);
+      must(client.put("cold", payload(size, "cold", 1), {.version = 1}));
+      CHECK(wrong_bytes(must(client.get("cold", {.version = 1})).bytes(), size, "cold", 1) == "");
+      must(client.put("cold", size, [](std::span<std::byte> bytes) { fill(bytes, "cold", 2); },
+                      {.version = 2}));
+      CHECK(wrong_bytes(must(client.get("cold", {.version = 2})).bytes(), size, "cold", 2) == "");
+      must(client.remove("cold"));
+      client = daemon.connect();
+    }
   }
 }
 
