@@ -33,8 +33,6 @@ Look look_up(const Attachment& attachment, const shm::Key& key, std::uint64_t ve
       look.entry = number;
       return Probe::busy;
     }
-    // Its line comes in while the entry's does.
-    __builtin_prefetch(count, 1);
     const Probe answer =
         shm::try_pin(attachment.entry(number), *count, {key.low, key.high, version});
     if (answer == Probe::pinned || answer == Probe::tombstone || answer == Probe::spilled)
