@@ -129,6 +129,36 @@ void get_random(Client& client, int rounds, std::uint64_t keys) {
                 return time;
               }},
              rounds);
+  // The same in batches, beside one by one.
+  std::vector<std::string_view> batch(std::min<std::size_t>(asked.size(), 1000));
+  const std::size_t batches = asked.size() / batch.size();
+  bench::run({"get_many of " + std::to_string(batch.size()) + ", random of " +
+                  std::to_string(keys) + " keys, each",
+              "get, one by one, kept as long",
+              [&] {
+                return time_per(batches, [&](std::uint64_t n) {
+                         for (std::size_t i = 0; i < batch.size(); ++i) {
+                           const Asked& one = asked[n * batch.size() + i];
+                           batch[i] = {one.id, one.size};
+                         }
+                         const auto views = client.get_many(batch);
+                         keep(views);
+                       }) /
+                       static_cast<double>(batch.size());
+              },
+              [&] {
+                return time_per(batches, [&](std::uint64_t n) {
+                         std::vector<Result<View>> views;
+                         views.reserve(batch.size());
+                         for (std::size_t i = 0; i < batch.size(); ++i) {
+                           const Asked& one = asked[n * batch.size() + i];
+                           views.push_back(client.get({one.id, one.size}));
+                         }
+                         keep(views);
+                       }) /
+                       static_cast<double>(batch.size());
+              }},
+             rounds);
   value(client.remove("hot"));
   for (const std::string& id : ids) value(client.remove(id));
 }

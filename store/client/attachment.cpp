@@ -304,9 +304,15 @@ void Attachment::freeze_retired_and_lock() {
   pool.mutex.lock();
   for (Attachment* attachment : pool.all)
     if (attachment->retired_.load() && attachment->has_views()) attachment->freeze_table();
+  // A thread that is opening or closing a window does not exist in the child to finish that.
+  for (Attachment* attachment : pool.all) attachment->mutex_.lock();
 }
 
-void Attachment::unlock_after_fork() { pool().mutex.unlock(); }
+void Attachment::unlock_after_fork() {
+  Pool& pool = client::pool();
+  for (Attachment* attachment : pool.all) attachment->mutex_.unlock();
+  pool.mutex.unlock();
+}
 
 void Attachment::own_frozen_in_child() {
   const auto pid = static_cast<std::uint32_t>(::getpid());

@@ -135,7 +135,8 @@ class Attachment {
   //
   // Before the fork, so that no release of another thread comes between it and the copy.
   void freeze_table();
-  // All that are retired and have views. Holds the pool until `unlock_after_fork`.
+  // All that are retired and have views. Holds the pool, and what the mutex of each attachment guards,
+  // until `unlock_after_fork`.
   static void freeze_retired_and_lock();
   static void unlock_after_fork();
   // In the child: notes it as an owner of each frozen table.

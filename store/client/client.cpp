@@ -138,17 +138,7 @@ Result<std::vector<Result<Ref>>> Client::put_many(std::span<const PutItem> items
 }
 Result<std::vector<Result<View>>> Client::get_many(std::span<const std::string_view> ids,
                                                    const GetOptions& options) const {
-  std::vector<Result<View>> views;
-  views.reserve(ids.size());
-  // All of them are waited for together.
-  const client::Deadline until = core_->deadline_after(options.timeout);
-  GetOptions in_turn = options;
-  for (const std::string_view id : ids) {
-    views.push_back(core_->get(id, in_turn, nullptr));
-    if (options.timeout > Timeout::zero())
-      in_turn.timeout = std::max<Timeout>(until - std::chrono::steady_clock::now(), Timeout(1));
-  }
-  return views;
+  return core_->get_many(ids, options);
 }
 
 Result<std::string> Client::status() const { return core_->status(); }

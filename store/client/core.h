@@ -68,6 +68,8 @@ class Core : public std::enable_shared_from_this<Core> {
 
   // `ref`, if given, is what id and version are from: its serial and its store must be right, too.
   Result<View> get(std::string_view id, const GetOptions& options, const Ref* ref);
+  std::vector<Result<View>> get_many(std::span<const std::string_view> ids,
+                                     const GetOptions& options);
   View get_resident(std::string_view id, std::uint64_t version, const Ref* ref,
                     bool& missed) noexcept;
   Result<bool> contains(std::string_view id, std::uint64_t version);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reading: get, and what else is answered from shared memory without the daemon.
 #include <algorithm>
+#include <array>
 #include <queue>
 
 #include "store/client/core.h"
@@ -45,6 +46,58 @@ Look look_up(const Attachment& attachment, const shm::Key& key, std::uint64_t ve
                             : shm::search(index.exact, shm::exact_hash(key, version), attempt);
   return look;
 }
+
+// Brings what the next gets of a batch will touch into the cache: first the line of the bucket, a few
+// steps later the entry's that stands in it. Only hints: whatever changes meanwhile, a get looks again.
+class Ahead {
+ public:
+  // Nothing is done without an attachment.
+  Ahead(const Attachment* attachment, std::span<const std::string_view> ids, std::uint64_t version)
+      : attachment_(attachment), ids_(ids), version_(version) {
+    if (attachment_ == nullptr) return;
+    for (std::size_t i = 0; i < bucket_distance; ++i) bring_bucket(i);
+    for (std::size_t i = 0; i < entry_distance; ++i) bring_entry(i);
+  }
+  void before(std::size_t i) {
+    if (attachment_ == nullptr) return;
+    bring_bucket(i + bucket_distance);
+    bring_entry(i + entry_distance);
+  }
+
+ private:
+  static constexpr std::size_t bucket_distance = 16;
+  static constexpr std::size_t entry_distance = 8;
+
+  const shm::Line& line_of(std::uint32_t hash) const {
+    const shm::IndexBuckets& buckets =
+        version_ == 0 ? attachment_->index().newest : attachment_->index().exact;
+    return buckets.lines[shm::home_of(hash, buckets.in_use->load(std::memory_order_relaxed))];
+  }
+  void bring_bucket(std::size_t i) {
+    if (i >= ids_.size()) return;
+    const shm::Key key = shm::key_of(ids_[i], attachment_->hash_seed());
+    const std::uint32_t hash =
+        version_ == 0 ? shm::newest_hash(key) : shm::exact_hash(key, version_);
+    hashes_[i % bucket_distance] = hash;
+    __builtin_prefetch(&line_of(hash));
+  }
+  void bring_entry(std::size_t i) {
+    if (i >= ids_.size()) return;
+    const std::uint32_t hash = hashes_[i % bucket_distance];
+    for (const auto& slot : line_of(hash).slots) {
+      const std::uint64_t seen = slot.load(std::memory_order_relaxed);
+      if (shm::slot_hash(seen) != hash) continue;
+      const std::uint32_t entry = shm::slot_entry(seen);
+      __builtin_prefetch(&attachment_->entry(entry));
+      if (const auto* count = attachment_->count_of(entry)) __builtin_prefetch(count, 1);
+    }
+  }
+
+  const Attachment* attachment_;
+  std::span<const std::string_view> ids_;
+  std::uint64_t version_;
+  std::array<std::uint32_t, bucket_distance> hashes_{};
+};
 
 Error gone_error(const Attachment& attachment, EntryNumber entry, std::string_view id,
                  std::uint64_t version) {
@@ -113,6 +166,24 @@ Result<View> Core::get(std::string_view id, const GetOptions& options, const Ref
     }
   }
   return get_slowly(id, options, ref);
+}
+
+std::vector<Result<View>> Core::get_many(std::span<const std::string_view> ids,
+                                         const GetOptions& options) {
+  std::vector<Result<View>> views;
+  views.reserve(ids.size());
+  // All of them are waited for together.
+  const Deadline until = deadline_after(options.timeout);
+  GetOptions in_turn = options;
+  const Share share = try_share();
+  Ahead ahead(share.get(), ids, options.version);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    ahead.before(i);
+    views.push_back(get(ids[i], in_turn, nullptr));
+    if (options.timeout > Timeout::zero())
+      in_turn.timeout = std::max<Timeout>(until - std::chrono::steady_clock::now(), Timeout(1));
+  }
+  return views;
 }
 
 // Everything else: bad arguments, waiting, a chunk that must be granted, a daemon at work, a fork.
