@@ -51,7 +51,8 @@ class FOREBAY_API Builder {
   std::uint64_t version() const;
 
   // Makes the version visible to everybody. Fails with bad_state after seal or abort, and with
-  // disconnected if the daemon does not come back in time (the builder stays open: try again).
+  // disconnected if the daemon does not come back in time (the builder stays open: try again, or
+  // abort; its bytes are read-only from the first attempt on, for the daemon may have heard).
   Result<Ref> seal();
 
   // The same, and returns a view of what was sealed: no moment passes in which it is not pinned.

@@ -119,10 +119,8 @@ class PyBuilder {
       const py::gil_scoped_release released;
       view = draft().builder->seal_and_get();
     }
-    if (!view) {
-      set_writable(true);
-      raise(view.error());
-    }
+    // The array stays read-only: its pages are, for the daemon may have heard.
+    if (!view) raise(view.error());
     sealed_ = true;
     Ref ref = view->ref();
     draft().view = std::move(*view);

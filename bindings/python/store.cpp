@@ -293,7 +293,10 @@ PyObject* get_waiting(Store& store, const GetArguments& arguments, const Ref* re
   const bool missing = error.is(Errc::not_found) || error.is(Errc::evicted) ||
                        error.is(Errc::lost) || error.is(Errc::superseded) ||
                        error.is(Errc::stale_ref) || error.is(Errc::timed_out);
-  if (missing && arguments.fallback != nullptr) return Py_NewRef(arguments.fallback);
+  if (missing && arguments.fallback != nullptr) {
+    Py_INCREF(arguments.fallback);
+    return arguments.fallback;
+  }
   set_error(error);
   return nullptr;
 }

@@ -122,13 +122,14 @@ void Core::close() {
     const std::lock_guard lock(state_mutex_);
     attachment = current_.exchange(nullptr, std::memory_order_seq_cst);
     connection = std::move(connection_);
+    // Before anybody can fork: what is neither current nor retired would be nobody's in the child.
+    if (attachment != nullptr) attachment->retire();
   }
   connect_ended_.notify_all();
   if (connection != nullptr) {
     connection->tell(wire::GoodbyeRequest{});
     connection->break_off();
   }
-  if (attachment != nullptr) attachment->retire();
 }
 
 Deadline Core::deadline_after(Timeout timeout) const {
@@ -209,6 +210,8 @@ Result<std::shared_ptr<Connection>> Core::greet(Deadline deadline) {
     connection->tell(wire::GoodbyeRequest{});
     return fail(Errc::bad_state, "the client is closed");
   }
+  if (answer->message.table_kept != 0 && !is_current(share.get()))
+    return fail(Errc::disconnected, "a fork has put the table aside that the daemon kept");
   connection_ = connection;
   return connection;
 }
@@ -227,8 +230,8 @@ Result<void> Core::take_in(const wire::HelloReply& hello,
       capacity_bytes_.store(hello.capacity_bytes);
       unwanted = current_.exchange(*attachment, std::memory_order_seq_cst);
     }
+    if (unwanted != nullptr) unwanted->retire();
   }
-  if (unwanted != nullptr) unwanted->retire();
   return {};
 }
 
@@ -351,14 +354,15 @@ void Core::after_fork_in_parent() {
   Attachment* const attachment = at_fork_;
   if (frozen_at_fork_) {
     connection_ = nullptr;
-  } else {
-    current_.store(attachment, std::memory_order_seq_cst);
   }
+  // Meanwhile another thread may have closed the client, or have brought another attachment in.
+  Attachment* none = nullptr;
+  const bool goes_on =
+      !frozen_at_fork_ && !closed() &&
+      current_.compare_exchange_strong(none, attachment, std::memory_order_seq_cst);
   state_mutex_.unlock();
-  if (frozen_at_fork_) {
-    if (connection_at_fork_ != nullptr) connection_at_fork_->break_off();
-    attachment->retire();
-  }
+  if (frozen_at_fork_ && connection_at_fork_ != nullptr) connection_at_fork_->break_off();
+  if (!goes_on && attachment != nullptr) attachment->retire();
   child_table_.reset();
   child_socket_.reset();
   connection_at_fork_ = nullptr;
@@ -380,6 +384,7 @@ void Core::after_fork_in_child() {
     // Tells the daemon who this is: the kernel adds the pid.
     connection_at_fork_->tell(wire::ArrivedRequest{child_identity_.slot, child_identity_.token});
     current_.store(attachment, std::memory_order_seq_cst);
+    connection_ = connection_at_fork_;
   } else {
     if (connection_at_fork_ != nullptr)
       connection_at_fork_->replace_in_child(wire::Descriptor());

@@ -27,6 +27,7 @@ Look look_up(const Attachment& attachment, const shm::Key& key, std::uint64_t ve
   const shm::IndexMap& index = attachment.index();
   Look look;
   const auto attempt = [&](EntryNumber number) {
+    look.needs_grant = false;
     std::atomic<std::uint32_t>* const count = attachment.count_of(number);
     if (count == nullptr) {
       // A hash of 32 bits has led here: almost certainly the right one.

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <iterator>
 #include <list>
 #include <unordered_map>
 
@@ -19,12 +20,12 @@ class Eviction {
   void remove(EntryNumber entry);
   void touch(EntryNumber entry);
 
-  // The coldest for which `droppable` holds; no_entry: none.
-  template <class Droppable>
-  EntryNumber coldest(Droppable&& droppable) const {
-    for (const EntryNumber entry : order_)
-      if (droppable(entry)) return entry;
-    return no_entry;
+  // no_entry: none.
+  EntryNumber coldest() const { return order_.empty() ? no_entry : order_.front(); }
+  // The coldest but for `entry`, which is there, and those that are colder.
+  EntryNumber next_warmer(EntryNumber entry) const {
+    const auto next = std::next(places_.at(entry));
+    return next == order_.end() ? no_entry : *next;
   }
   std::size_t count() const { return order_.size(); }
 

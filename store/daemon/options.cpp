@@ -13,11 +13,16 @@
 #include <stdexcept>
 #include <vector>
 
+#include "store/shm/guard.h"
 #include "store/units.h"
 #include "store/version.h"
 
 namespace forebay::daemon {
 namespace {
+
+// Each pin table is a guarded range, and index and arena are two more.
+constexpr std::uint32_t processes_max = 8190;
+static_assert(processes_max + 2 <= shm::Guard::guards_max);
 
 // An error that is told to whoever started the daemon.
 struct Refused : std::runtime_error {
@@ -110,7 +115,7 @@ Reader::Reader() {
       ->check(CLI::Range(1024U, (1U << 24U)))
       ->capture_default_str();
   setting(app_.add_option("--max-processes", options_.max_processes, "client processes at a time"))
-      ->check(CLI::Range(1U, 65536U))
+      ->check(CLI::Range(1U, processes_max))
       ->capture_default_str();
   setting(app_.add_option("--log-file", options_.log_file, "where to log (default: standard error)"));
   setting(app_.add_option("--log-level", options_.log_level, "debug, info, warning or error"))

@@ -346,6 +346,10 @@ Result<void> Rules::seal(EntryNumber entry, std::uint64_t serial, std::uint32_t 
                                      " is not being created any more");
   const shm::Key key = table_.key(entry);
   const std::uint64_t version = table_.version(entry);
+  if (!table_.can_link())
+    return fail(Errc::limit_reached, "no room in the index to make " +
+                                         shown(table_.id(entry), version) +
+                                         " visible; remove some segments and try again");
   table_.seal(entry, now_ns);
   forget_creation(key, version);
   if (table_.has_flag(entry, RecordFlag::evictable)) eviction_.add(entry);
@@ -502,12 +506,12 @@ void Rules::bound_tombstones() {
 bool Rules::make_room(std::uint64_t bytes, const std::function<bool()>& less_will_do) {
   give_up_empty_slabs();
   census_.drain_accesses([this](EntryNumber entry) { eviction_.touch(entry); });
-  std::set<EntryNumber> pinned;
+  EntryNumber refused = no_entry;  // the warmest that cannot go: all colder ones cannot, either
   std::uint64_t freed_in_slabs = 0;
   while (space_.warm() + space_.ungrown() < bytes) {
     if (less_will_do()) return true;
     const EntryNumber coldest =
-        eviction_.coldest([&](EntryNumber entry) { return !pinned.contains(entry); });
+        refused == no_entry ? eviction_.coldest() : eviction_.next_warmer(refused);
     // A slab that was emptied is memory only when it is given up. To look for one takes as long as
     // there are slabs, so it is not done after each small segment.
     const std::uint64_t missing = bytes - space_.warm() - space_.ungrown();
@@ -518,7 +522,7 @@ bool Rules::make_room(std::uint64_t bytes, const std::function<bool()>& less_wil
     }
     if (coldest == no_entry) return false;
     const std::uint64_t items = slabs_.items_bytes();
-    if (!evict(coldest)) pinned.insert(coldest);
+    if (!evict(coldest)) refused = coldest;
     if (slabs_.items_bytes() < items) freed_in_slabs += items - slabs_.items_bytes();
   }
   return true;
@@ -800,6 +804,7 @@ std::uint64_t Rules::adopt(const SegmentTable::Found& found, const std::vector<b
     }
     if (table_.has_flag(entry, RecordFlag::evictable)) eviction_.add(entry);
   }
+  std::vector<EntryNumber> orphans;  // given back once everybody has claimed what is theirs
   for (const EntryNumber entry : found.creating) {
     const std::uint32_t slot = table_.owner_slot(entry);
     const bool alive = slot < living.size() && living[slot];
@@ -814,7 +819,7 @@ std::uint64_t Rules::adopt(const SegmentTable::Found& found, const std::vector<b
                                                .owner_slot = slot,
                                                .ticket = {}});
     } else {
-      remove_entry(entry);
+      orphans.push_back(entry);
     }
   }
   for (const EntryNumber entry : found.removing) {
@@ -825,6 +830,7 @@ std::uint64_t Rules::adopt(const SegmentTable::Found& found, const std::vector<b
       try_finish_removal(entry);
     }
   }
+  for (const EntryNumber entry : orphans) remove_entry(entry);
   for (const EntryNumber entry : found.tombstones)
     tombstones_.emplace_back(entry, table_.serial(entry));
   bound_tombstones();

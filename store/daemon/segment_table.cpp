@@ -28,6 +28,7 @@ constexpr std::uint32_t growth_lines = growth_entries * 3 / 8;
 constexpr std::uint32_t growth_overflow_lines = growth_entries / 8;
 // An insert into each array, a split of each, and what a replaced tombstone may need.
 constexpr std::uint32_t overflow_lines_wanted = 16;
+constexpr std::uint32_t overflow_lines_of_a_seal = 2;  // one insert into each array
 
 }  // namespace
 
@@ -49,6 +50,8 @@ bool SegmentTable::has_room() const {
                                            live_->entries_backed.load(relaxed);
   return entry && overflow_->available() >= overflow_lines_wanted;
 }
+
+bool SegmentTable::can_link() const { return overflow_->available() >= overflow_lines_of_a_seal; }
 
 std::optional<IndexGrowth> SegmentTable::wants_growth(bool urgent) {
   const std::uint32_t entries = live_->entries_backed.load(relaxed);
@@ -363,10 +366,8 @@ void SegmentTable::unmark_evicting(EntryNumber entry) {
 void SegmentTable::bury(EntryNumber entry, shm::Reason reason) {
   Record& record = index_.records[entry];
   record.flags.store((record.flags.load(relaxed) & 0xffU) | shm::reason_bits(reason), release);
-  shm::set_state(index_.entries[entry], State::tombstone);
-  --sealed_count_;
-  reached(points::evict_tombstone);
-  // The exact slot stays: it is how a get learns why. The newest slot goes to what can be read.
+  // The exact slot stays: it is how a get learns why. The newest slot goes to what can be read, and
+  // first, so that nobody is told of an eviction while an older version is there.
   const std::uint32_t hash = shm::newest_hash(key(entry));
   if (newest_.contains(hash, entry)) {
     EntryNumber next = next_representative(entry);
@@ -375,6 +376,9 @@ void SegmentTable::bury(EntryNumber entry, shm::Reason reason) {
     if (next != entry) newest_.replace(hash, entry, next);
   }
   reached(points::evict_unlinked);
+  shm::set_state(index_.entries[entry], State::tombstone);
+  --sealed_count_;
+  reached(points::evict_tombstone);
 }
 
 void SegmentTable::forget(EntryNumber entry) {

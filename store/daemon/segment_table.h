@@ -64,6 +64,8 @@ class SegmentTable {
 
   // Whether one more segment can be begun and sealed.
   bool has_room() const;
+  // Whether one that was begun can be sealed: others may have used up what was there for it.
+  bool can_link() const;
   // What to reserve next, if it is time to; not asked again until `grown`.
   std::optional<IndexGrowth> wants_growth(bool urgent);
   void grown(const IndexGrowth& growth, bool succeeded);

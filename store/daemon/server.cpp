@@ -185,7 +185,9 @@ void Server::do_what_is_due() {
 
   std::vector<SessionId> mute;
   for (const auto& [id, session] : sessions_) {
-    if (!session->admitted && now_ - session->opened_at > options_.hello_deadline)
+    // A forked child that is stopped may say its first word late; when it dies, its socket ends.
+    if (!session->admitted && !session->awaits_child &&
+        now_ - session->opened_at > options_.hello_deadline)
       mute.push_back(id);
     if (session->admitted && !session->awaits_child && tables_.has(session->slot) &&
         tables_.broken(session->slot))

@@ -243,7 +243,12 @@ TEST_SUITE("system calls") {
     REQUIRE(counted.end == 0);
     for (const Window number : {by_id, by_version, by_ref, by_waiting, misses, contains, many}) {
       CAPTURE(number);
+#ifdef __SANITIZE_ADDRESS__
+      // The sanitizer's heap, which an error's text comes from, asks for memory in its own way.
+      CHECK_MESSAGE(counted.in(number) == counted.in(number, SYS_mmap), counted.shown(number));
+#else
       CHECK_MESSAGE(counted.in(number) == 0, counted.shown(number));
+#endif
     }
     // And the counter does count.
     CHECK(counted.in(put) >= 2);

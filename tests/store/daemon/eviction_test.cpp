@@ -11,21 +11,17 @@
 namespace forebay::daemon {
 namespace {
 
-EntryNumber coldest(const Eviction& eviction) {
-  return eviction.coldest([](EntryNumber) { return true; });
-}
-
 TEST_SUITE("eviction") {
   TEST_CASE("what was sealed first goes first") {
     Eviction eviction;
     for (const EntryNumber entry : {5U, 3U, 9U}) eviction.add(entry);
     CHECK(eviction.count() == 3);
-    CHECK(coldest(eviction) == 5);
+    CHECK(eviction.coldest() == 5);
     eviction.remove(5);
-    CHECK(coldest(eviction) == 3);
+    CHECK(eviction.coldest() == 3);
     eviction.remove(3);
     eviction.remove(9);
-    CHECK(coldest(eviction) == no_entry);
+    CHECK(eviction.coldest() == no_entry);
     CHECK(eviction.count() == 0);
   }
 
@@ -34,17 +30,17 @@ TEST_SUITE("eviction") {
     for (const EntryNumber entry : {1U, 2U, 3U}) eviction.add(entry);
     eviction.touch(1);
     eviction.touch(2);
-    CHECK(coldest(eviction) == 3);
+    CHECK(eviction.coldest() == 3);
     eviction.touch(3);
-    CHECK(coldest(eviction) == 1);
+    CHECK(eviction.coldest() == 1);
   }
 
-  TEST_CASE("what may not be dropped now is passed over, and keeps its place") {
+  TEST_CASE("who passes over the coldest meets all others in their order") {
     Eviction eviction;
-    for (const EntryNumber entry : {1U, 2U, 3U}) eviction.add(entry);
-    CHECK(eviction.coldest([](EntryNumber entry) { return entry > 1; }) == 2);
-    CHECK(eviction.coldest([](EntryNumber entry) { return entry > 3; }) == no_entry);
-    CHECK(coldest(eviction) == 1);
+    for (const EntryNumber entry : {4U, 2U, 3U}) eviction.add(entry);
+    CHECK(eviction.next_warmer(4) == 2);
+    CHECK(eviction.next_warmer(2) == 3);
+    CHECK(eviction.next_warmer(3) == no_entry);
   }
 
   TEST_CASE("to touch or remove what is not there does nothing") {
@@ -54,7 +50,7 @@ TEST_SUITE("eviction") {
     CHECK(eviction.count() == 0);
     eviction.add(1);
     eviction.touch(7);
-    CHECK(coldest(eviction) == 1);
+    CHECK(eviction.coldest() == 1);
     CHECK(eviction.count() == 1);
   }
 
@@ -83,12 +79,12 @@ TEST_SUITE("eviction") {
           }
       }
       REQUIRE(eviction.count() == model.size());
-      std::vector<EntryNumber> order;
-      (void)eviction.coldest([&order](EntryNumber each) {
-        order.push_back(each);
-        return false;
-      });
-      REQUIRE(order == model);
+      REQUIRE(eviction.coldest() == (model.empty() ? no_entry : model.front()));
+    }
+    // And the rest is in the model's order.
+    for (const EntryNumber entry : model) {
+      REQUIRE(eviction.coldest() == entry);
+      eviction.remove(entry);
     }
   }
 }

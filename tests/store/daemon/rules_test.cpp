@@ -1197,6 +1197,30 @@ TEST_SUITE("rules") {
     CHECK(store.adds_up());
   }
 
+  TEST_CASE("a create that finds everything pinned gets what is let go, wherever that stands") {
+    constexpr std::uint64_t count = 60;
+    Store store(room_for(count));
+    std::vector<Answer> all;
+    for (std::uint64_t i = 0; i < count; ++i) {
+      const std::string id = "e/" + std::to_string(i);
+      all.push_back(store.put({.id = id, .size = pages(1), .evictable = true}));
+      store.pin(all.back());
+    }
+    const Ticket ticket = store.create(
+        {.id = "new", .size = pages(1), .timeout_ns = nanoseconds(seconds(9))});
+    store.do_jobs();
+    CHECK(store.heard(ticket) == "nothing");
+    // The one that is let go is found at the next rescan, wherever it stands.
+    store.unpin(all[count / 2]);
+    store.pass(milliseconds(1));
+    store.pass(milliseconds(200));
+    store.do_jobs();
+    CHECK(store.heard(ticket) == "created");
+    CHECK(store.state(all[count / 2]) == State::tombstone);
+    CHECK(store.state(all[0]) == State::sealed);
+    CHECK(store.adds_up());
+  }
+
   TEST_CASE("of two segments over the same bytes, the one that came later is given up") {
     Store store(room_for(64));
     const std::uint32_t in_slab = shm::flag_bit(shm::RecordFlag::in_slab);
