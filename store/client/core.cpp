@@ -256,14 +256,7 @@ std::uint64_t Core::new_token() {
   return token != 0 ? token : next_token_.fetch_add(1);
 }
 
-void Core::nudge(EntryNumber entry) {
-  std::shared_ptr<Connection> connection;
-  {
-    const std::lock_guard lock(state_mutex_);
-    connection = connection_;
-  }
-  if (connection != nullptr && !connection->broken()) connection->tell(wire::NudgeRequest{entry});
-}
+void Core::nudge(EntryNumber entry) { tell(wire::NudgeRequest{entry}); }
 
 StoreUuid Core::store() const {
   const std::lock_guard lock(state_mutex_);

@@ -132,6 +132,17 @@ class Core : public std::enable_shared_from_this<Core> {
     return request<Reply>(message, deadline, [] {});
   }
 
+  // Sends without waiting for an answer, if there is somebody to hear it.
+  template <class Request>
+  void tell(const Request& message) {
+    std::shared_ptr<Connection> connection;
+    {
+      const std::lock_guard lock(state_mutex_);
+      connection = connection_;
+    }
+    if (connection != nullptr && !connection->broken()) connection->tell(message);
+  }
+
   Result<std::string> status();
   Result<std::vector<Holder>> holders();
   Result<void> dump(const std::function<void(std::string_view)>& write);

@@ -108,15 +108,7 @@ Result<Core::Reserved> Core::reserve(std::string_view id, std::uint64_t size,
 }
 
 // The daemon may still get to a create that nobody waits for any more.
-void Core::give_up(std::uint64_t token) {
-  std::shared_ptr<Connection> connection;
-  {
-    const std::lock_guard lock(state_mutex_);
-    connection = connection_;
-  }
-  if (connection != nullptr && !connection->broken())
-    connection->tell(wire::AbortRequest{.repeated = 1, .token = token});
-}
+void Core::give_up(std::uint64_t token) { tell(wire::AbortRequest{.repeated = 1, .token = token}); }
 
 Result<Share> Core::share_of(const Reserved& reserved) {
   auto share = this->share(deadline());

@@ -212,13 +212,11 @@ void Rules::wait_for_entry(Pending& pending) {
 // or it waits for the index (or was refused by it).
 Rules::Attempt Rules::attempt(Pending& pending) {
   if (!table_.has_room()) {
-    if (table_.at_limit() && eviction_.count() + tombstones_.size() > 0) {
-      while (!table_.has_room() && !tombstones_.empty()) {
-        const auto [entry, serial] = tombstones_.front();
-        tombstones_.pop_front();
-        if (table_.word(entry).state() == State::tombstone && table_.serial(entry) == serial)
-          table_.forget(entry);
-      }
+    while (table_.at_limit() && !table_.has_room() && !tombstones_.empty()) {
+      const auto [entry, serial] = tombstones_.front();
+      tombstones_.pop_front();
+      if (table_.word(entry).state() == State::tombstone && table_.serial(entry) == serial)
+        table_.forget(entry);
     }
     if (!table_.has_room()) {
       wait_for_entry(pending);
