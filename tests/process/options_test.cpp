@@ -102,6 +102,9 @@ TEST_SUITE("options") {
     const Ran range = printed(File("max-segments = 3\n").path());
     CHECK(range.status == 2);
     CHECK(says(range, "line 1: --max-segments"));
+    // More processes than there are guarded ranges for their tables would end the daemon later.
+    CHECK(printed("", {"--max-processes", "8191"}).status == 2);
+    CHECK(printed("", {"--max-processes", "8190"}).status == 0);
     const Ran none = printed("/nowhere/forebayd.toml");
     CHECK(none.status == 2);
     CHECK(says(none, "/nowhere/forebayd.toml: "));
