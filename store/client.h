@@ -22,14 +22,18 @@
 #include <vector>
 
 #include "store/array_type.h"
+#include "store/async_gets.h"
 #include "store/builder.h"
+#include "store/claim.h"
 #include "store/error.h"
+#include "store/group.h"
+#include "store/private_view.h"
 #include "store/ref.h"
+#include "store/subscription.h"
+#include "store/timeout.h"
 #include "store/view.h"
 
 namespace forebay {
-
-using Timeout = std::chrono::nanoseconds;
 
 struct ConnectOptions {
   // Path of the daemon's socket. Empty: $FOREBAY_SOCKET, else this user's own daemon, whose socket
@@ -50,8 +54,48 @@ struct PutOptions {
   Timeout timeout{0};
   bool exist_ok = false;    // put only: the version exists with equal bytes: fine
   bool evictable = false;   // may be dropped to make room, without a tier to go to
-  bool persistent = false;  // outlives an embedded daemon that ends for want of clients
+  // Until it is removed: nothing but that takes it away, no room that is wanted, no `keep`, no `ttl`,
+  // no embedded daemon that ends for want of clients.
+  bool persistent = false;
+  // So many of the newest versions of this id stay from now on; older ones go when nobody pins them.
+  // 0: as the namespace says (forebayd --keep). At most keep_max, or keep_all.
+  std::uint32_t keep = 0;
+  // Removed so long after it was sealed; zero: never.
+  Timeout ttl{0};
   std::optional<ArrayType> type = std::nullopt;
+};
+inline constexpr std::uint32_t keep_all = 65535;
+inline constexpr std::uint32_t keep_max = keep_all - 1;
+
+struct UpdateOptions {
+  std::uint64_t from_version = 0;  // 0: the newest
+  // In place, without a copy: the former version answers `superseded` from then on, also when the
+  // builder is aborted or its process dies.
+  bool take = false;
+  Timeout timeout{0};  // as in PutOptions
+  bool evictable = false;
+  bool persistent = false;
+  std::uint32_t keep = 0;
+  Timeout ttl{0};
+};
+
+struct ClaimOptions {
+  std::uint64_t version = 0;  // 0: the newest, or the next number if there is none
+  Timeout timeout = std::chrono::hours(1);  // how long to wait for whoever makes it
+};
+
+// What a loader makes.
+struct Loaded {
+  std::vector<std::byte> bytes;
+  std::optional<ArrayType> type = std::nullopt;
+};
+using Loader = std::function<Result<Loaded>()>;
+
+struct WaitItem {
+  std::string_view id;
+  std::uint64_t version = 0;  // 0: the newest
+  std::uint64_t after = 0;    // with version 0: only a version above this one will do
+  std::uint64_t serial = 0;   // not 0: it is a ref's; what was removed is an error, not waited for
 };
 
 struct GetOptions {
@@ -92,8 +136,12 @@ struct Holder {
 
 struct SegmentStat {
   SegmentInfo info;
-  std::string state;  // "sealed", "removing", …
+  std::string state;  // "sealed"; "removing": out of sight, but pinned
   std::vector<Holder> holders;
+  std::vector<Holder> leases;   // who holds it; without pins and bytes
+  std::uint32_t manifests = 0;  // so many list it
+  std::uint32_t keep = 0;       // of its id: 0 as the namespace says, keep_all
+  std::optional<std::chrono::milliseconds> expires_in;
 };
 
 // One item of a batch.
@@ -129,6 +177,32 @@ class FOREBAY_API Client {
                   const std::function<void(std::span<std::byte>)>& fill,
                   const PutOptions& options = {});
 
+  // Several named arrays as one segment, with one pin: View::group takes it apart. Fails as put does,
+  // and with bad_argument when a name comes twice.
+  Result<Ref> put_group(std::string_view id, std::span<const GroupMember> members,
+                        const PutOptions& options = {});
+
+  // A manifest: publishes a list of segments as one. All of them are there when it is sealed, and
+  // stay as long as it does: neither room that is wanted nor keep, ttl or remove takes them away.
+  // Fails with not_found when one is missing.
+  Result<Ref> put_manifest(std::string_view id, std::span<const Ref> members,
+                           const PutOptions& options = {});
+  // What a manifest lists, in its order, all or none.
+  Result<std::vector<View>> get_manifest(std::string_view id, const GetOptions& options = {}) const;
+
+  // The next version, which starts with the content of from_version: a copy, or with `take` the very
+  // memory. Fails as create does; with not_found, evicted, … when from_version is not there; with
+  // `take` also with conflict, naming who pins or holds it (this process's own views count).
+  Result<Builder> update(std::string_view id, const UpdateOptions& options = {});
+
+  // A version, made by whoever asks first: this call gets the view, or the claim that lets it make
+  // the version, while others that ask wait until that is done. Fails with timed_out, and with
+  // loader_failed when whoever was to make it said that it cannot.
+  Result<ViewOrClaim> claim(std::string_view id, const ClaimOptions& options = {});
+  // The same with `loader`, which is run where the claim was got, and whose error is returned.
+  Result<View> get_or_create(std::string_view id, const Loader& loader,
+                             const ClaimOptions& options = {});
+
   // Pins a segment until the view is destroyed. Fails with not_found, evicted, lost, superseded,
   // timed_out (only with a timeout), bad_id.
   Result<View> get(std::string_view id) const;
@@ -140,13 +214,45 @@ class FOREBAY_API Client {
   View get_resident(std::string_view id, std::uint64_t version = 0) const noexcept;
   View get_resident(const Ref& ref) const noexcept;
 
+  // A private writable copy whose pages are the segment's until they are written to.
+  Result<PrivateView> get_private(std::string_view id, const GetOptions& options = {}) const;
+
+  // Gets that are answered when the caller looks: see async_gets.h.
+  Result<AsyncGets> async_gets() const;
+
+  // Waits until `needed` of the items are sealed, and returns which are (their indices, in order), or
+  // at the timeout those that are by then. No pins: they may be removed again.
+  Result<std::vector<std::size_t>> wait(std::span<const WaitItem> items, std::size_t needed,
+                                        Timeout timeout) const;
+
+  // What happens from now on, or since a cursor, to segments whose ids start with `prefix`: see
+  // subscription.h.
+  Result<Subscription> subscribe(std::string_view prefix, const EventCursor& from = {}) const;
+
   // Whether get would find it now. No pin, no message.
   Result<bool> contains(std::string_view id, std::uint64_t version = 0) const;
+  Result<std::vector<bool>> contains_many(std::span<const std::string_view> ids) const;
 
   // Takes a version, or with version 0 all of them, out of sight at once; the memory is given back
   // when the last pin ends. Returns how many segments were removed. Fails with not_found.
   Result<std::uint64_t> remove(std::string_view id, std::uint64_t version = 0);
   Result<void> remove(const Ref& ref);
+  // Its versions below this one. How many; 0 is no error.
+  Result<std::uint64_t> remove_before(std::string_view id, std::uint64_t version);
+  // Everything whose id starts with `prefix` when its page is listed; what a manifest lists stays.
+  // How many. An empty prefix means everything.
+  Result<std::uint64_t> remove_prefix(std::string_view prefix);
+
+  // Keeps the daemon from letting a segment go on its own (for room, keep, or ttl) until `unhold`, or
+  // until this process ends. Holds are counted. No pin: it may be removed, and leave memory for a
+  // tier. Fails with not_found, stale_ref.
+  Result<Ref> hold(std::string_view id, std::uint64_t version = 0);
+  Result<Ref> hold(const Ref& ref);
+  Result<void> unhold(const Ref& ref);
+  // The same without an end: as put with persistent.
+  Result<Ref> persist(std::string_view id, std::uint64_t version = 0);
+  // How many of an id's versions stay, from now on: as PutOptions::keep. Fails with not_found.
+  Result<void> keep(std::string_view id, std::uint32_t versions);
 
   // Segments whose id starts with `prefix`, sorted, in pages of at most `limit`. A segment that is
   // there all the time is listed exactly once. Reads shared memory: no message, and no pins.
@@ -162,6 +268,8 @@ class FOREBAY_API Client {
                                             const PutOptions& options = {});
   Result<std::vector<Result<View>>> get_many(std::span<const std::string_view> ids,
                                              const GetOptions& options = {}) const;
+  Result<std::vector<Result<std::uint64_t>>> remove_many(std::span<const std::string_view> ids);
+  Result<std::vector<Result<void>>> remove_many(std::span<const Ref> refs);
 
   // For people and tools: what the daemon says about itself, as text of "name value" lines
   // (status), as a table of who pins what (pins), or everything (dump).

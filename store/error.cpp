@@ -36,6 +36,8 @@ constexpr std::array<Row, errc_last> rows{{
     {Errc::type_mismatch, "type_mismatch", "not an array of that element type"},
     {Errc::limit_reached, "limit_reached", "a limit was reached"},
     {Errc::already_running, "already_running", "another daemon serves this instance"},
+    {Errc::loader_failed, "loader_failed", "the version's loader failed"},
+    {Errc::cancelled, "cancelled", "the request was cancelled"},
 }};
 
 const Row* find_row(int code) {

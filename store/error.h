@@ -44,9 +44,11 @@ enum class Errc : int {
   type_mismatch = 19,   // the segment is not an array of that element type
   limit_reached = 20,   // a counted resource other than memory (processes, segments) ran out
   already_running = 21, // another daemon serves this instance
+  loader_failed = 22,   // whoever was to make the version could not; the detail says why
+  cancelled = 23,       // whoever asked has said that the answer is not wanted any more
 };
 
-inline constexpr int errc_last = static_cast<int>(Errc::already_running);
+inline constexpr int errc_last = static_cast<int>(Errc::cancelled);
 
 FOREBAY_API const std::error_category& forebay_category() noexcept;
 

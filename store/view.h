@@ -14,9 +14,11 @@
 #include <span>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "store/array_type.h"
 #include "store/error.h"
+#include "store/group.h"
 #include "store/ref.h"
 
 namespace forebay {
@@ -65,6 +67,9 @@ class FOREBAY_API View {
 
   // What the bytes are. Fails with type_mismatch if they were put as plain bytes.
   Result<ArrayType> type() const;
+
+  // The members of a group, in the order in which they were put. Fails with type_mismatch if it is none.
+  Result<std::vector<GroupMember>> group() const;
 
   // The same in short, as 64 bits that bindings can decide on without an allocation: see the entry
   // in LAYOUT.md.

@@ -178,20 +178,26 @@ void Attachment::release(EntryNumber number) noexcept {
   }
 }
 
-Result<std::optional<ArrayType>> Attachment::type_of(EntryNumber number) const {
+std::span<const std::byte> Attachment::description_of(EntryNumber number,
+                                                      std::span<std::byte> room) const {
   const shm::Entry& entry = index_.entries[number];
   const shm::Record& record = index_.records[number];
-  const auto brief = shm::Brief::from_bits(entry.brief.load(std::memory_order_relaxed));
-  const std::uint64_t size = entry.size.load(std::memory_order_relaxed);
   const std::uint32_t bytes = record.description_size.load(std::memory_order_relaxed);
-  std::array<std::byte, shm::record_description_bytes> inside{};
   if (shm::description_in_record(bytes)) {
-    shm::load_description(record, inside);
-    return shm::read_description(brief, size, std::span(inside).first(bytes));
+    shm::load_description(record, room);
+    return room.first(bytes);
   }
+  const std::uint64_t size = entry.size.load(std::memory_order_relaxed);
   const shm::Location location(entry.location.load(std::memory_order_relaxed));
+  return {address_of(location) + shm::description_offset(size), bytes};
+}
+
+Result<std::optional<ArrayType>> Attachment::type_of(EntryNumber number) const {
+  const shm::Entry& entry = index_.entries[number];
+  std::array<std::byte, shm::record_description_bytes> room{};
   return shm::read_description(
-      brief, size, {address_of(location) + shm::description_offset(size), bytes});
+      shm::Brief::from_bits(entry.brief.load(std::memory_order_relaxed)),
+      entry.size.load(std::memory_order_relaxed), description_of(number, room));
 }
 
 Ref Attachment::ref_of(EntryNumber number) const {

@@ -73,9 +73,17 @@ class Attachment {
   const std::byte* address_of(shm::Location location) const {
     return arena_.data() + location.offset();
   }
+  // A second, writable mapping of a pinned segment that has its pages for itself; what is written to
+  // it is this process's own. See shm::map_private.
+  Result<std::byte*> map_private(shm::Location location, std::uint64_t bytes) const {
+    return shm::map_private(arena_object_.get(), location.offset(), bytes);
+  }
   // Ends a pin, and tells the daemon if it waits for that.
   void release(EntryNumber number) noexcept;
 
+  // The description of a pinned segment. `room`, of record_description_bytes, is for one that lies
+  // in the record and must be copied.
+  std::span<const std::byte> description_of(EntryNumber number, std::span<std::byte> room) const;
   // What a pinned segment is, from its entry and description.
   Result<std::optional<ArrayType>> type_of(EntryNumber number) const;
   Ref ref_of(EntryNumber number) const;

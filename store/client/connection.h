@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -40,17 +41,24 @@ class Connection {
   // broken, with timed_out, or with what the daemon answered.
   template <class Reply, class Request>
   Result<Answer<Reply>> call(const Request& request, Deadline deadline) {
+    return call_in_parts<Reply>(std::span(&request, 1), deadline);
+  }
+  // A request that takes several frames, the last of which is answered.
+  template <class Reply, class Request>
+  Result<Answer<Reply>> call_in_parts(std::span<const Request> parts, Deadline deadline) {
     Waiter waiter;
     std::vector<std::byte> frame;
     const std::uint32_t number = enroll(waiter);
-    if (auto encoded = wire::encode_request(request, number, frame); !encoded) {
-      withdraw(number);
-      return fail(std::move(encoded.error()));
-    }
-    if (auto sent = wire::send_frame_by(socket_.get(), frame, deadline); !sent) {
-      withdraw(number);
-      if (sent.error().is(Errc::disconnected)) break_off();
-      return fail(std::move(sent.error()));
+    for (const Request& part : parts) {
+      if (auto encoded = wire::encode_request(part, number, frame); !encoded) {
+        withdraw(number);
+        return fail(std::move(encoded.error()));
+      }
+      if (auto sent = wire::send_frame_by(socket_.get(), frame, deadline); !sent) {
+        withdraw(number);
+        if (sent.error().is(Errc::disconnected)) break_off();
+        return fail(std::move(sent.error()));
+      }
     }
     if (auto arrived = wait_for_reply(waiter, number, deadline); !arrived)
       return fail(std::move(arrived.error()));
@@ -66,6 +74,16 @@ class Connection {
     std::vector<std::byte> frame;
     if (!wire::encode_request(request, 0, frame)) return;
     if (wire::send_frame(socket_.get(), frame, {}) == wire::Sent::closed) break_off();
+  }
+
+  // The same, waiting until the daemon takes it.
+  template <class Request>
+  Result<void> tell_by(const Request& request, Deadline deadline) {
+    std::vector<std::byte> frame;
+    if (auto encoded = wire::encode_request(request, 0, frame); !encoded) return encoded;
+    auto sent = wire::send_frame_by(socket_.get(), frame, deadline);
+    if (!sent && sent.error().is(Errc::disconnected)) break_off();
+    return sent;
   }
 
   bool broken() const { return broken_.load(std::memory_order_acquire); }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "store/client/core.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -159,6 +160,20 @@ Result<std::shared_ptr<Connection>> Core::connected(Deadline deadline) {
   return connection;
 }
 
+Result<void> Core::ensure_connected(Deadline deadline) {
+  {
+    const std::lock_guard lock(state_mutex_);
+    // Whoever reads there would have noticed; but maybe nobody does.
+    if (connection_ != nullptr && !connection_->broken()) {
+      pollfd poll{connection_->socket(), 0, 0};
+      if (::poll(&poll, 1, 0) > 0) connection_->break_off();
+    }
+  }
+  if (auto connection = connected(deadline); !connection)
+    return fail(std::move(connection.error()));
+  return {};
+}
+
 Result<std::shared_ptr<Connection>> Core::reconnect(Deadline deadline) {
   auto pause = first_pause;
   int starts = 0;
@@ -204,6 +219,8 @@ Result<std::shared_ptr<Connection>> Core::greet(Deadline deadline) {
   if (!answer) return fail(std::move(answer.error()));
   if (auto taken = take_in(answer->message, std::move(answer->descriptors)); !taken)
     return fail(std::move(taken.error()));
+  if (auto told = hold_again(*connection, answer->message.store, deadline); !told)
+    return fail(std::move(told.error()));
   const std::lock_guard lock(state_mutex_);
   if (closed()) {
     // Else the daemon would keep the table for as long as this process lives.
@@ -369,6 +386,7 @@ void Core::after_fork_in_child() {
   new (&connect_ended_) std::condition_variable;
   fork_generation_.fetch_add(1);
   next_token_.store(random_number());
+  holds_.clear();
   Attachment* const attachment = at_fork_;
   if (copied_for_child_) {
     attachment->adopt_in_child(child_table_.release(), child_identity_.slot,

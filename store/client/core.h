@@ -8,6 +8,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -18,9 +19,17 @@
 #include "store/client/attachment.h"
 #include "store/client/connection.h"
 #include "store/error.h"
+#include "store/shm/description.h"
 #include "store/wire/message.h"
 
 namespace forebay::client {
+
+// How a segment is made that is more than PutOptions says.
+struct Making {
+  const shm::Description* description = nullptr;  // of what is no plain array; options.type is none
+  std::uint64_t claim = 0;                        // token of the claim that it fulfils
+  std::uint64_t take_from = 0;                    // the version whose memory it takes over
+};
 
 // A borrowed share of an attachment.
 class Share {
@@ -72,13 +81,25 @@ class Core : public std::enable_shared_from_this<Core> {
                                      const GetOptions& options);
   View get_resident(std::string_view id, std::uint64_t version, const Ref* ref,
                     bool& missed) noexcept;
+  // get as options.timeout zero has it; what needs a word of the daemon's gets it by `until`.
+  Result<View> look(std::string_view id, const GetOptions& options, Deadline until);
+  // A readable segment as it is at this moment, without a pin; nothing if there is none.
+  struct Sighting {
+    EntryNumber entry = 0;
+    std::uint64_t version = 0;
+    std::uint64_t serial = 0;
+    std::uint32_t flags = 0;  // of the record
+    std::uint64_t size = 0;
+  };
+  Result<std::optional<Sighting>> sight(std::string_view id, std::uint64_t version);
   Result<bool> contains(std::string_view id, std::uint64_t version);
+  Result<std::vector<std::size_t>> wait(std::span<const WaitItem> items, std::size_t needed,
+                                        Timeout timeout);
   Result<ListPage> list(std::string_view prefix, const ListCursor& from, std::size_t limit);
   Result<SegmentStat> stat(std::string_view id, std::uint64_t version);
 
   // --- writing
 
-  Result<Builder> create(std::string_view id, std::uint64_t size, const PutOptions& options);
   // The first half of create and of a large put.
   struct Reserved {
     EntryNumber entry = 0;
@@ -86,8 +107,12 @@ class Core : public std::enable_shared_from_this<Core> {
     std::uint64_t serial = 0;
     shm::Location location;
     StoreUuid store{};
+    std::uint64_t size = 0;
   };
-  Result<Reserved> reserve(std::string_view id, std::uint64_t size, const PutOptions& options);
+  Result<Builder> create(std::string_view id, std::uint64_t size, const PutOptions& options,
+                         const Making& making = {}, std::span<const std::byte> content = {});
+  Result<Reserved> reserve(std::string_view id, std::uint64_t size, const PutOptions& options,
+                           const Making& making = {});
   Result<void> seal(const Reserved& reserved);
   Result<void> abort(const Reserved& reserved);
   void give_up(std::uint64_t token);
@@ -97,17 +122,26 @@ class Core : public std::enable_shared_from_this<Core> {
   using Filler = std::function<void(std::span<std::byte>)>;
   // Told whether the memory is not in this process's page table yet.
   using Writer = std::function<void(std::span<std::byte>, bool cold)>;
-  Result<Ref> put(std::string_view id, std::span<const std::byte> bytes, const PutOptions& options);
+  Result<Ref> put(std::string_view id, std::span<const std::byte> bytes, const PutOptions& options,
+                  const Making& making = {});
   Result<Ref> put(std::string_view id, std::uint64_t size, const Filler& fill,
-                  const PutOptions& options);
+                  const PutOptions& options, const Making& making = {});
   Result<std::vector<Result<Ref>>> put_many(std::span<const PutItem> items,
                                             const PutOptions& options);
   Result<std::uint64_t> remove(std::string_view id, std::uint64_t version, const Ref* ref);
+  Result<Builder> update(std::string_view id, const UpdateOptions& options);
+
+  // --- retention
+
+  Result<Ref> hold(wire::HoldVerb verb, std::string_view id, std::uint64_t version, const Ref* ref);
+
   void nudge(EntryNumber entry);
   std::uint64_t new_token();
 
   // --- talking to the daemon
 
+  // Makes sure that the daemon of this moment knows this process.
+  Result<void> ensure_connected(Deadline deadline);
   Deadline deadline() const { return deadline_after(options_.timeout); }
   // Of a request that may wait for room first.
   Deadline deadline_for_room(const PutOptions& options) const {
@@ -175,14 +209,21 @@ class Core : public std::enable_shared_from_this<Core> {
   Result<std::shared_ptr<Connection>> reconnect(Deadline deadline);
   Result<std::shared_ptr<Connection>> greet(Deadline deadline);
   Result<void> take_in(const wire::HelloReply& hello, std::vector<wire::Descriptor> descriptors);
-  Result<View> get_slowly(std::string_view id, const GetOptions& options, const Ref* ref);
+  Result<View> get_slowly(std::string_view id, const GetOptions& options, const Ref* ref,
+                          Deadline until);
   Result<void> await(std::string_view id, const GetOptions& options, Deadline deadline);
   Result<Ref> put_inline(std::string_view id, std::span<const std::byte> bytes,
-                         const PutOptions& options);
+                         const PutOptions& options, const Making& making);
   Result<Ref> put_filling(std::string_view id, std::uint64_t size, const Writer& fill,
-                          const PutOptions& options);
+                          const PutOptions& options, const Making& making);
+  Result<Builder> open_builder(const Reserved& reserved, std::string_view id,
+                               const PutOptions& options, std::span<const std::byte> content);
+  Result<Builder> take_over(std::string_view id, std::uint64_t from, const PutOptions& options);
+  // Tells a daemon that was started anew what this process holds.
+  Result<void> hold_again(Connection& connection, const StoreUuid& store, Deadline deadline);
   Result<Ref> compare_with_existing(std::string_view id, std::span<const std::byte> bytes,
-                                    const PutOptions& options, Error exists);
+                                    const PutOptions& options, const Making& making,
+                                    Error exists);
   Ref make_ref(std::string_view id, const wire::PutReply& reply, const PutOptions& options) const;
   // The attachment of the store in which this was reserved. Fails if it is another's by now.
   Result<Share> share_of(const Reserved& reserved);
@@ -204,6 +245,8 @@ class Core : public std::enable_shared_from_this<Core> {
   std::atomic<std::uint64_t> capacity_bytes_{0};
   std::shared_ptr<Connection> connection_;   // Guarded by state_mutex_.
   std::vector<Attachment*> attachments_;     // Guarded by state_mutex_. All since connect.
+  // What this process holds, how often, by entry and serial. Guarded by state_mutex_.
+  std::map<std::pair<EntryNumber, std::uint64_t>, std::uint64_t> holds_;
   std::atomic<std::uint64_t> next_token_{0};
   std::atomic<std::uint64_t> fork_generation_{0};
 
@@ -226,6 +269,16 @@ class Access {
     return View(home, entry, data, size);
   }
   static Builder builder(std::unique_ptr<BuilderState> state);
+  static AsyncGets async_gets(std::unique_ptr<AsyncGetsState> state);
+  static Subscription subscription(std::unique_ptr<SubscriptionState> state);
+  // Whether what is viewed was put with this very description.
+  static bool is_described_by(const View& view, const shm::Description& description);
+  static Result<PrivateView> private_view(View view);
+  static Claim claim(std::unique_ptr<ClaimState> state);
+  // Its description, in `room` if it lies in the record.
+  static std::span<const std::byte> description_of(const View& view, std::span<std::byte> room) {
+    return view.home_->description_of(view.entry_, room);
+  }
 };
 
 }  // namespace forebay::client

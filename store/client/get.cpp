@@ -166,7 +166,14 @@ Result<View> Core::get(std::string_view id, const GetOptions& options, const Ref
       return fail(missing_error(id, options.version));
     }
   }
-  return get_slowly(id, options, ref);
+  const bool waits = options.timeout > Timeout::zero();
+  return get_slowly(id, options, ref, waits ? deadline_after(options.timeout) : deadline());
+}
+
+Result<View> Core::look(std::string_view id, const GetOptions& options, Deadline until) {
+  GetOptions at_once = options;
+  at_once.timeout = std::min(options.timeout, Timeout::zero());
+  return get_slowly(id, at_once, nullptr, until);
 }
 
 std::vector<Result<View>> Core::get_many(std::span<const std::string_view> ids,
@@ -188,12 +195,12 @@ std::vector<Result<View>> Core::get_many(std::span<const std::string_view> ids,
 }
 
 // Everything else: bad arguments, waiting, a chunk that must be granted, a daemon at work, a fork.
-Result<View> Core::get_slowly(std::string_view id, const GetOptions& options, const Ref* ref) {
+Result<View> Core::get_slowly(std::string_view id, const GetOptions& options, const Ref* ref,
+                              Deadline until) {
   if (auto checked = check_id(id); !checked) return fail(std::move(checked.error()));
   if (options.timeout < Timeout::zero())
     return fail(Errc::bad_argument, "a timeout below zero");
   const bool waits = options.timeout > Timeout::zero();
-  const Deadline until = waits ? deadline_after(options.timeout) : deadline();
   constexpr int patience = 64;  // looks at a daemon that is busy with the entry, before it is asked
   int busy_looks = 0;
   while (true) {
@@ -304,19 +311,22 @@ Result<std::atomic<std::uint32_t>*> Core::granted_count(Attachment& attachment, 
   return attachment.count_of(entry);
 }
 
-Result<bool> Core::contains(std::string_view id, std::uint64_t version) {
+Result<std::optional<Core::Sighting>> Core::sight(std::string_view id, std::uint64_t version) {
   if (auto checked = check_id(id); !checked) return fail(std::move(checked.error()));
   auto share = this->share(deadline());
   if (!share) return fail(std::move(share.error()));
   const Attachment& attachment = *share->get();
   const shm::Key key = shm::key_of(id, attachment.hash_seed());
+  Sighting seen;
   const auto readable = [&](EntryNumber number) {
+    constexpr auto acquire = std::memory_order_acquire;
     const shm::Entry& entry = attachment.entry(number);
     const shm::Word before = shm::word_of(entry);
-    if (entry.hash_low.load(std::memory_order_acquire) != key.low ||
-        entry.hash_high.load(std::memory_order_acquire) != key.high ||
-        (version != 0 && entry.version.load(std::memory_order_acquire) != version))
+    if (entry.hash_low.load(acquire) != key.low || entry.hash_high.load(acquire) != key.high ||
+        (version != 0 && entry.version.load(acquire) != version))
       return Probe::mismatch;
+    seen = {number, entry.version.load(acquire), entry.serial.load(acquire),
+            attachment.index().records[number].flags.load(acquire), entry.size.load(acquire)};
     if (!shm::word_of(entry).frames_same_segment(before)) return Probe::changed;
     switch (before.state()) {
       case shm::State::sealed:
@@ -331,7 +341,13 @@ Result<bool> Core::contains(std::string_view id, std::uint64_t version) {
   const Probe probe =
       version == 0 ? shm::search(attachment.index().newest, shm::newest_hash(key), readable)
                    : shm::search(attachment.index().exact, shm::exact_hash(key, version), readable);
-  return probe == Probe::pinned;
+  return probe == Probe::pinned ? std::optional(seen) : std::nullopt;
+}
+
+Result<bool> Core::contains(std::string_view id, std::uint64_t version) {
+  const auto seen = sight(id, version);
+  if (!seen) return fail(seen.error());
+  return seen->has_value();
 }
 
 // ---------------------------------------------------------------------------------------- listing
@@ -434,11 +450,18 @@ Result<SegmentStat> Core::stat(std::string_view id, std::uint64_t version) {
     stat.info = std::move(*info);
   } else {
     stat.info.id = id;
-    stat.info.version = version;
+    stat.info.version = answer->message.version;
     stat.info.serial = answer->message.serial;
+    stat.info.size = answer->message.size;
   }
   for (const wire::HolderItem& item : answer->message.holders)
     stat.holders.push_back({item.pid, std::string(item.name), item.pins, item.bytes});
+  for (const wire::HolderItem& item : answer->message.leases)
+    stat.leases.push_back({item.pid, std::string(item.name), 0, 0});
+  stat.manifests = answer->message.manifests;
+  stat.keep = answer->message.keep;
+  if (answer->message.expires_ms != 0)
+    stat.expires_in = std::chrono::milliseconds(answer->message.expires_ms);
   return stat;
 }
 

@@ -19,10 +19,16 @@ namespace {
 // The part of a new segment that is the same however it is made. Texts and bytes are the caller's.
 Result<wire::NewSegment> describe_new(std::string_view id, std::uint64_t size,
                                       const PutOptions& options,
-                                      const shm::Description& description, std::uint64_t token) {
+                                      const shm::Description& description, std::uint64_t token,
+                                      const Making& making = {}) {
   if (auto checked = check_id(id); !checked) return fail(std::move(checked.error()));
   if (options.timeout < Timeout::zero())
     return fail(Errc::bad_argument, "a timeout below zero");
+  if (options.keep > keep_all)
+    return fail(Errc::bad_argument, "keep is at most " + std::to_string(keep_max) +
+                                        " versions, or keep_all");
+  if (options.ttl < Timeout::zero())
+    return fail(Errc::bad_argument, "a time to live below zero");
   wire::NewSegment segment;
   segment.id = id;
   segment.version = options.version;
@@ -33,7 +39,17 @@ Result<wire::NewSegment> describe_new(std::string_view id, std::uint64_t size,
   segment.persistent = options.persistent ? 1 : 0;
   segment.timeout_ns = static_cast<std::uint64_t>(options.timeout.count());
   segment.token = token;
+  segment.keep = options.keep;
+  segment.ttl_ns = static_cast<std::uint64_t>(options.ttl.count());
+  segment.claim = making.claim;
+  segment.take_from = making.take_from;
   return segment;
+}
+
+Result<shm::Description> describe(const PutOptions& options, std::uint64_t size,
+                                  const Making& making) {
+  if (making.description != nullptr) return *making.description;
+  return shm::describe(options.type, size);
 }
 
 // From so many bytes on, a put looks whether this process has written to that memory before.
@@ -90,10 +106,10 @@ Ref Core::make_ref(std::string_view id, const wire::PutReply& reply,
 }
 
 Result<Core::Reserved> Core::reserve(std::string_view id, std::uint64_t size,
-                                     const PutOptions& options) {
-  const auto description = shm::describe(options.type, size);
+                                     const PutOptions& options, const Making& making) {
+  const auto description = describe(options, size, making);
   if (!description) return fail(description.error());
-  auto segment = describe_new(id, size, options, *description, new_token());
+  auto segment = describe_new(id, size, options, *description, new_token(), making);
   if (!segment) return fail(std::move(segment.error()));
   wire::CreateRequest request{*segment};
   auto answer = this->request<wire::CreateReply>(request, deadline_for_room(options));
@@ -103,8 +119,8 @@ Result<Core::Reserved> Core::reserve(std::string_view id, std::uint64_t size,
   }
   shm::reached(shm::points::client_created);
   const wire::CreateReply& reply = answer->message;
-  return Reserved{reply.entry, reply.version, reply.serial, shm::Location(reply.location),
-                  reply.store};
+  return Reserved{reply.entry,  reply.version, reply.serial, shm::Location(reply.location),
+                  reply.store, reply.size};
 }
 
 // The daemon may still get to a create that nobody waits for any more.
@@ -149,34 +165,55 @@ Result<void> Core::abort(const Reserved& reserved) {
   return {};
 }
 
-Result<Builder> Core::create(std::string_view id, std::uint64_t size, const PutOptions& options) {
+Result<Builder> Core::create(std::string_view id, std::uint64_t size, const PutOptions& options,
+                             const Making& making, std::span<const std::byte> content) {
   if (options.exist_ok)
     return fail(Errc::bad_argument,
                 "exist_ok compares bytes, which create does not have: use put");
-  auto reserved = reserve(id, size, options);
+  auto reserved = reserve(id, size, options, making);
   if (!reserved) return fail(std::move(reserved.error()));
+  return open_builder(*reserved, id, options, content);
+}
+
+// `content`: what the builder's bytes start with.
+Result<Builder> Core::open_builder(const Reserved& reserved, std::string_view id,
+                                   const PutOptions& options, std::span<const std::byte> content) {
   const auto give_up = [&](Error& error) {
-    (void)abort(*reserved);
+    (void)abort(reserved);
     return fail(std::move(error));
   };
-  auto share = hold(*reserved);
+  auto share = hold(reserved);
   if (!share) return give_up(share.error());
   Attachment& attachment = *share->get();
-  auto window = attachment.open_window(reserved->location, size);
+  if (!content.empty()) {
+    auto target = attachment.writable_alias(reserved.location);
+    if (!target) {
+      attachment.release(reserved.entry);
+      return give_up(target.error());
+    }
+    const bool cold = content.size() >= cold_bytes_min &&
+                      attachment.take_cold(reserved.location, content.size());
+    if (cold) {
+      copy_into_cold(*target, content);
+    } else {
+      std::memcpy(*target, content.data(), content.size());
+    }
+  }
+  auto window = attachment.open_window(reserved.location, reserved.size);
   if (!window) {
-    attachment.release(reserved->entry);
+    attachment.release(reserved.entry);
     return give_up(window.error());
   }
   shm::reached(shm::points::client_window_open);
   return Access::builder(std::make_unique<BuilderState>(shared_from_this(), share->release(),
-                                                        *reserved, *window, std::string(id),
+                                                        reserved, *window, std::string(id),
                                                         options));
 }
 
 Result<Ref> Core::put(std::string_view id, std::span<const std::byte> bytes,
-                      const PutOptions& options) {
+                      const PutOptions& options, const Making& making) {
   auto ref = bytes.size() <= wire::inline_bytes_max
-                 ? put_inline(id, bytes, options)
+                 ? put_inline(id, bytes, options, making)
                  : put_filling(
                        id, bytes.size(),
                        [bytes](std::span<std::byte> target, bool cold) {
@@ -184,22 +221,22 @@ Result<Ref> Core::put(std::string_view id, std::span<const std::byte> bytes,
                          // Not ranges::copy, which libstdc++ 12 does byte by byte here.
                          std::memcpy(target.data(), bytes.data(), bytes.size());
                        },
-                       options);
+                       options, making);
   if (!ref && options.exist_ok && ref.error().is(Errc::exists))
-    return compare_with_existing(id, bytes, options, std::move(ref.error()));
+    return compare_with_existing(id, bytes, options, making, std::move(ref.error()));
   if (ref)
     if (const Share share = try_share()) share->note_put();
   return ref;
 }
 
 Result<Ref> Core::put(std::string_view id, std::uint64_t size, const Filler& fill,
-                      const PutOptions& options) {
+                      const PutOptions& options, const Making& making) {
   // Small ones travel in a message, and those that may turn out to be there already are compared:
   // both need the bytes in one place first.
   if (size <= wire::inline_bytes_max || options.exist_ok) {
     std::vector<std::byte> bytes(size);
     fill(bytes);
-    return put(id, std::span<const std::byte>(bytes), options);
+    return put(id, std::span<const std::byte>(bytes), options, making);
   }
   auto ref = put_filling(
       id, size,
@@ -207,17 +244,17 @@ Result<Ref> Core::put(std::string_view id, std::uint64_t size, const Filler& fil
         if (cold) return fill_cold(target, fill);
         fill(target);
       },
-      options);
+      options, making);
   if (ref)
     if (const Share share = try_share()) share->note_put();
   return ref;
 }
 
 Result<Ref> Core::put_inline(std::string_view id, std::span<const std::byte> bytes,
-                             const PutOptions& options) {
-  const auto description = shm::describe(options.type, bytes.size());
+                             const PutOptions& options, const Making& making) {
+  const auto description = describe(options, bytes.size(), making);
   if (!description) return fail(description.error());
-  auto segment = describe_new(id, bytes.size(), options, *description, new_token());
+  auto segment = describe_new(id, bytes.size(), options, *description, new_token(), making);
   if (!segment) return fail(std::move(segment.error()));
   wire::PutRequest request{*segment, bytes};
   auto answer = this->request<wire::PutReply>(request, deadline_for_room(options));
@@ -227,8 +264,8 @@ Result<Ref> Core::put_inline(std::string_view id, std::span<const std::byte> byt
 
 // Writes through the alias: the pages where readers look stay read-only all the time.
 Result<Ref> Core::put_filling(std::string_view id, std::uint64_t size, const Writer& fill,
-                              const PutOptions& options) {
-  auto reserved = reserve(id, size, options);
+                              const PutOptions& options, const Making& making) {
+  auto reserved = reserve(id, size, options, making);
   if (!reserved) return fail(std::move(reserved.error()));
   const auto give_up = [&](Error& error) {
     (void)abort(*reserved);
@@ -255,7 +292,8 @@ Result<Ref> Core::put_filling(std::string_view id, std::uint64_t size, const Wri
 
 // The version is there already: the same bytes are as good as put.
 Result<Ref> Core::compare_with_existing(std::string_view id, std::span<const std::byte> bytes,
-                                        const PutOptions& options, Error exists) {
+                                        const PutOptions& options,
+                                        const Making& making, Error exists) {
   GetOptions wanted;
   wanted.version = options.version;
   auto view = get(id, wanted, nullptr);
@@ -264,6 +302,10 @@ Result<Ref> Core::compare_with_existing(std::string_view id, std::span<const std
   if (there.size() != bytes.size() ||
       (!bytes.empty() && std::memcmp(there.data(), bytes.data(), bytes.size()) != 0)) {
     exists.detail += ", with other bytes";
+    return fail(std::move(exists));
+  }
+  if (making.description != nullptr && !Access::is_described_by(*view, *making.description)) {
+    exists.detail += ", with other names or types";
     return fail(std::move(exists));
   }
   return view->ref();
@@ -333,7 +375,7 @@ Result<std::vector<Result<Ref>>> Core::put_many(std::span<const PutItem> items,
       Error error = wire::error_of({item.origin, item.code, item.detail});
       if (options.exist_ok && error.is(Errc::exists)) {
         results.push_back(
-            compare_with_existing(items[i].id, items[i].bytes, options, std::move(error)));
+            compare_with_existing(items[i].id, items[i].bytes, options, {}, std::move(error)));
       } else {
         results.push_back(fail(std::move(error)));
       }

@@ -16,4 +16,11 @@ inline TimePoint deadline_after(TimePoint now, std::uint64_t timeout_ns) {
   return now + std::chrono::nanoseconds(timeout_ns < longest ? timeout_ns : longest);
 }
 
+// The time that people read, and that outlives the daemon: nanoseconds since 1970.
+inline std::uint64_t wall_clock_ns() {
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                        std::chrono::system_clock::now().time_since_epoch())
+                                        .count());
+}
+
 }  // namespace forebay::daemon

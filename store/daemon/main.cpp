@@ -120,7 +120,8 @@ Result<Opened> open_memory(const Options& options, Instance& instance) {
         log::warning("tight", {{"reason", tight.message()}});
       }
       return Opened{std::move(*memory), *capacity};
-    } else if (memory.error().is(Errc::layout_mismatch)) {
+    } else if (memory.error().code != std::errc::no_such_file_or_directory) {
+      // It is there: a new store in its place would lose it.
       return fail(std::move(memory.error()));
     } else {
       log::warning("store_is_gone", {{"store", format_uuid(*left)},
@@ -165,6 +166,10 @@ Result<void> run(const Options& options, const std::string& socket_path, Readine
   server_options.rules.address_bytes = memory.arena().size();
   server_options.rules.reserve_bytes = std::min(*reserve, capacity);
   server_options.rules.keep_warm_bytes = std::min(*keep_warm, capacity);
+  server_options.rules.keep = options.keep;
+  const MemoryKind kind = options.memory == "kept" ? MemoryKind::kept : MemoryKind::named;
+  server_options.huge_pages = options.huge_pages == "auto" && gives_huge_pages(kind);
+  if (server_options.huge_pages) server_options.rules.growth_bytes = shm::huge_page_bytes;
   server_options.idle_exit =
       std::chrono::seconds(options.idle_exit_seconds > 0 ? options.idle_exit_seconds
                            : options.embedded            ? embedded_idle_seconds
@@ -186,6 +191,7 @@ Result<void> run(const Options& options, const std::string& socket_path, Readine
                {"keep_warm", format_size(server_options.rules.keep_warm_bytes)},
                {"max_segments", memory.index().stamp->limits.entries},
                {"memory", options.memory},
+               {"huge_pages", server_options.huge_pages},
                {"idle_exit_seconds", server_options.idle_exit.count()},
                {"pid", ::getpid()},
                {"segments_taken_over", adopted->segments},

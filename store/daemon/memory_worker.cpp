@@ -29,10 +29,13 @@ void touch_pages(std::byte* start, std::uint64_t bytes) {
 }  // namespace
 
 MemoryWorker::MemoryWorker(const shm::Descriptor& index, const shm::Descriptor& arena,
-                           shm::Mapping& arena_mapping)
+                           shm::Mapping& index_mapping, shm::Mapping& arena_mapping,
+                           bool huge_pages)
     : index_(index),
       arena_(arena),
+      index_mapping_(index_mapping),
       arena_mapping_(arena_mapping),
+      huge_pages_(huge_pages),
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       thread_([this] { run(); }) {
   STORE_CHECK(static_cast<bool>(wake_), "an event descriptor can be had");
@@ -90,9 +93,13 @@ std::error_code MemoryWorker::perform(const MemoryJob& job) {
     shm::punch(arena_, extent.offset, extent.bytes);
     shm::reached(shm::points::arena_punched);
   }
-  for (const shm::Range& range : job.index_ranges)
+  for (const shm::Range& range : job.index_ranges) {
+    // What fails here, `reserve` will say.
+    if (huge_pages_)
+      (void)index_mapping_.populate(range.offset, range.bytes, shm::Protection::read_write);
     if (auto reserved = shm::reserve(index_, range.offset, range.bytes); !reserved)
       return reserved.error().code;
+  }
   for (std::size_t i = 0; i < job.arena.grow.size(); ++i) {
     const std::error_code error = grow(job.arena.grow[i]);
     if (!error) continue;
@@ -108,6 +115,9 @@ std::error_code MemoryWorker::grow(const Extent& extent) {
   for (std::uint64_t done = 0; done < extent.bytes; done += step_bytes) {
     const std::uint64_t offset = extent.offset + done;
     const std::uint64_t bytes = std::min(step_bytes, extent.bytes - done);
+    // Only whole ones: a part would bring in more memory than was asked for.
+    if (huge_pages_ && offset % shm::huge_page_bytes == 0 && bytes % shm::huge_page_bytes == 0)
+      (void)arena_mapping_.populate(offset, bytes, shm::Protection::read_write);
     if (auto reserved = shm::reserve(arena_, offset, bytes); !reserved)
       return reserved.error().code;
     if (!arena_mapping_.populate(offset, bytes, shm::Protection::read_write))

@@ -27,9 +27,10 @@ class MemoryWorker {
     std::error_code error;
   };
 
-  // The objects and the arena's writable mapping must outlive the worker.
+  // The objects and the writable mappings must outlive the worker. With `huge_pages`, memory comes in by
+  // touching it through the mappings, which were advised: `fallocate` alone gets small pages.
   MemoryWorker(const shm::Descriptor& index, const shm::Descriptor& arena,
-               shm::Mapping& arena_mapping);
+               shm::Mapping& index_mapping, shm::Mapping& arena_mapping, bool huge_pages);
   ~MemoryWorker();
 
   void submit(MemoryJob job);
@@ -43,7 +44,9 @@ class MemoryWorker {
 
   const shm::Descriptor& index_;
   const shm::Descriptor& arena_;
+  shm::Mapping& index_mapping_;
   shm::Mapping& arena_mapping_;
+  bool huge_pages_;
   shm::Descriptor wake_;
   std::mutex mutex_;
   std::condition_variable arrived_;

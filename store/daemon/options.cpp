@@ -126,6 +126,14 @@ Reader::Reader() {
                           "keeper"))
       ->check(CLI::IsMember({"named", "kept"}))
       ->capture_default_str();
+  setting(app_.add_option("--huge-pages", options_.huge_pages,
+                          "auto: use them if the kernel gives shared memory any (/dev/shm mounted "
+                          "with huge=advise, or shmem_enabled for --memory kept); never"))
+      ->check(CLI::IsMember({"auto", "never"}))
+      ->capture_default_str();
+  setting(app_.add_option("--keep", options_.keep,
+                          "how many versions of an id stay if it says nothing itself (default: all)"))
+      ->check(CLI::Range(1U, shm::keep_all - 1));
   setting(app_.add_option("--idle-exit", options_.idle_exit_seconds,
                           "seconds after the last client has gone at which to end (default: never; "
                           "600 if --embedded)"));
@@ -232,6 +240,8 @@ void Reader::print() const {
   line("log-file", options_.log_file);
   line("log-level", options_.log_level);
   line("memory", options_.memory);
+  line("huge-pages", options_.huge_pages);
+  if (options_.keep != 0) line("keep", options_.keep);
   line("idle-exit", options_.idle_exit_seconds);
   line("drop", options_.drop);
 }

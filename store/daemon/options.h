@@ -21,6 +21,8 @@ struct Options {
   std::string log_file;
   std::string log_level = "info";
   std::string memory = "named";
+  std::string huge_pages = "auto";
+  std::uint32_t keep = 0;
   std::uint32_t idle_exit_seconds = 0;
   bool drop = false;
   // By flag alone: what one run is to do, not how a store is to be.

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "store/daemon/arena_space.h"
+#include "store/daemon/event_log.h"
 #include "store/daemon/segment_table.h"
 #include "store/daemon/ticket.h"
 #include "store/error.h"
@@ -24,6 +25,14 @@ struct CreatedSegment {
   std::span<const std::byte> description;
 };
 
+// What became of a claim: it is the caller's, or what it was for is there.
+struct ClaimAnswer {
+  bool yours = false;
+  EntryNumber entry = no_entry;
+  std::uint64_t version = 0;
+  std::uint64_t serial = 0;
+};
+
 // Work for the memory thread. Answered by Rules::memory_done with the same number.
 struct MemoryJob {
   std::uint64_t number = 0;
@@ -37,10 +46,15 @@ class Outside {
   virtual ~Outside() = default;
   // A create (or the first half of a put) has its memory.
   virtual void created(Ticket ticket, const CreatedSegment& segment) = 0;
-  // A create, put or await failed after it had been parked.
+  // The same for a request that failed, at once or later.
   virtual void refused(Ticket ticket, Error error) = 0;
   // What an await waited for has happened.
   virtual void awaited(Ticket ticket) = 0;
+  // Enough of what a wait was for has happened, or its time is up; the indices of what is there.
+  virtual void waited(Ticket ticket, std::vector<std::uint32_t> ready) = 0;
+  virtual void claimed(Ticket ticket, const ClaimAnswer& answer) = 0;
+  // Valid during the call.
+  virtual void told(Ticket ticket, const EventLog::Batch& batch) = 0;
   virtual void start(MemoryJob job) = 0;
   // A process may have two slots: one that it froze at a fork which no daemon answered, and another
   // that it got when it connected again.

@@ -23,6 +23,14 @@ constexpr auto reserve_pause = std::chrono::seconds(1);
 // Small enough that a demand does not wait long behind a step of the reserve.
 constexpr std::uint64_t reserve_step = 32 * mebibyte;
 
+// As the record has it, while the segment is made; rounded up.
+std::uint32_t ttl_seconds(std::uint64_t ttl_ns) {
+  constexpr std::uint64_t second = 1'000'000'000;
+  return static_cast<std::uint32_t>(
+      std::min<std::uint64_t>(ttl_ns / second + (ttl_ns % second != 0),
+                              std::numeric_limits<std::uint32_t>::max()));
+}
+
 std::string plural(std::uint64_t count, const char* noun) {
   return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");
 }
@@ -35,7 +43,8 @@ Rules::Rules(SegmentTable& table, PinCensus& census, Outside& outside,
       census_(census),
       outside_(outside),
       options_(options),
-      space_(options.address_bytes, options.capacity_bytes) {}
+      space_(options.address_bytes, options.capacity_bytes),
+      event_log_(options.events_max, table.index().live->next_event.load()) {}
 
 // ------------------------------------------------------------------------------------- creating
 
@@ -53,6 +62,18 @@ void Rules::forget_creation(const shm::Key& key, std::uint64_t version) {
   std::erase_if(found->second,
                 [version](const Creation& creation) { return creation.version == version; });
   if (found->second.empty()) creations_.erase(found);
+  claims_due_.push_back(key);
+}
+
+// What was to fulfil a claim, and does not, leaves the claim as it was.
+void Rules::forget_pending(const Pending& pending) {
+  if (pending.claim_entry == no_entry) return forget_creation(pending.key, pending.version);
+  Creation* const creation = find_creation(pending.key, pending.version);
+  if (creation == nullptr) return;
+  creation->pending = false;
+  creation->is_claim = true;
+  creation->token = table_.token(pending.claim_entry);
+  creation->ticket = {};
 }
 
 bool Rules::creating(EntryNumber entry) const {
@@ -69,20 +90,28 @@ bool Rules::answer_repetition(Ticket ticket, const NewSegment& segment, const sh
     for (Creation& creation : found->second) {
       if (creation.token != segment.token || !same_owner(creation.owner_slot, segment.owner_slot))
         continue;
-      if (creation.entry == no_entry) {
+      if (creation.is_claim != segment.is_claim) continue;
+      if (creation.pending) {
         for (Pending& parked : parked_)
           if (parked.ticket == creation.ticket) parked.ticket = ticket;
         for (auto& [number, purpose] : jobs_)
           if (auto* job = std::get_if<ForPending>(&purpose))
             if (job->pending.ticket == creation.ticket) job->pending.ticket = ticket;
         creation.ticket = ticket;
+      } else if (creation.is_claim) {
+        outside_.claimed(ticket, {.yours = true,
+                                  .entry = creation.entry,
+                                  .version = creation.version,
+                                  .serial = table_.serial(creation.entry)});
       } else {
         outside_.created(ticket, {.entry = creation.entry,
                                   .version = creation.version,
                                   .serial = table_.serial(creation.entry),
                                   .location = table_.location(creation.entry),
-                                  .size = segment.size,
-                                  .description = segment.description});
+                                  .size = table_.size(creation.entry),
+                                  .description = segment.take_from != 0
+                                                     ? std::span<const std::byte>{}
+                                                     : segment.description});
       }
       return true;
     }
@@ -107,6 +136,14 @@ Result<std::uint64_t> Rules::choose_version(const NewSegment& segment, const shm
   if (newest && table_.id(*newest) != segment.id)
     return fail(Errc::conflict, "id " + shown(segment.id) + " has the same hash as " +
                                     shown(table_.id(*newest)) + ": choose another");
+  if (segment.claim != 0) {
+    if (const auto found = creations_.find(key); found != creations_.end())
+      for (const Creation& creation : found->second)
+        if (creation.is_claim && !creation.pending && creation.token == segment.claim &&
+            same_owner(creation.owner_slot, segment.owner_slot))
+          return creation.version;
+    return fail(Errc::conflict, "the claim to make " + shown(segment.id) + " has ended");
+  }
   if (segment.version != 0) {
     if (segment.version > version_max)
       return fail(Errc::bad_argument, "a version is 1 to 2^64 - 2");
@@ -158,6 +195,10 @@ void Rules::create(Ticket ticket, const NewSegment& segment, TimePoint now) {
     outside_.refused(ticket, std::move(version.error()));
     return;
   }
+  if (auto checked = check_source(segment, key); !checked) {
+    outside_.refused(ticket, std::move(checked.error()));
+    return;
+  }
   Pending pending;
   pending.ticket = ticket;
   pending.segment = segment;
@@ -165,11 +206,24 @@ void Rules::create(Ticket ticket, const NewSegment& segment, TimePoint now) {
   pending.version = *version;
   pending.deadline = deadline_after(now, segment.timeout_ns);
   pending.bytes = shm::stored_bytes(segment.size, segment.description.size());
-  creations_[key].push_back({.version = *version,
-                             .entry = no_entry,
-                             .token = segment.token,
-                             .owner_slot = segment.owner_slot,
-                             .ticket = ticket});
+  if (segment.claim != 0) {
+    Creation& creation = *find_creation(key, *version);
+    pending.claim_entry = creation.entry;
+    creation.token = segment.token;
+    creation.ticket = ticket;
+    creation.ttl_ns = segment.ttl_ns;
+    creation.pending = true;
+    creation.is_claim = false;
+  } else {
+    creations_[key].push_back({.version = *version,
+                               .entry = no_entry,
+                               .token = segment.token,
+                               .owner_slot = segment.owner_slot,
+                               .ticket = ticket,
+                               .ttl_ns = segment.ttl_ns,
+                               .pending = true,
+                               .is_claim = segment.is_claim});
+  }
   if (attempt(pending) == Attempt::full) {
     if (segment.timeout_ns == 0 && !room_is_coming(pending)) {
       refuse(pending, full_error(pending));
@@ -180,11 +234,93 @@ void Rules::create(Ticket ticket, const NewSegment& segment, TimePoint now) {
     }
   }
   keep_memory_ready();
+  serve_claims();
 }
 
 void Rules::refuse(const Pending& pending, Error error) {
-  forget_creation(pending.key, pending.version);
+  forget_pending(pending);
   outside_.refused(pending.ticket, std::move(error));
+}
+
+// Whether the version that is to be taken over is there, and may go.
+Result<void> Rules::check_source(const NewSegment& segment, const shm::Key& key) const {
+  if (segment.take_from == 0) return {};
+  const auto entry = table_.find_exact(key, segment.take_from);
+  const std::string what = shown(segment.id, segment.take_from);
+  if (!entry) return fail(Errc::not_found, "no segment " + what);
+  const State state = table_.word(*entry).state();
+  if (state == State::tombstone) {
+    const bool superseded = shm::reason_of(table_.flags(*entry)) == shm::Reason::superseded;
+    return fail(superseded ? Errc::superseded : Errc::evicted,
+                what + (superseded ? " was taken over by its next version already"
+                                   : " was evicted to make room"));
+  }
+  if (state != State::sealed || table_.size(*entry) == 0 ||
+      table_.has_flag(*entry, RecordFlag::in_slab))
+    return fail(Errc::bad_argument, what + " has no memory of its own to take over; update it "
+                                           "without take");
+  if (table_.has_flag(*entry, RecordFlag::persistent))
+    return fail(Errc::conflict, what + " is to stay until it is removed; update it without take");
+  if (auto unlisted = check_unlisted(*entry); !unlisted) return unlisted;
+  if (holds_.held(*entry))
+    return fail(Errc::conflict, what + " is held by another process; update it without take");
+  return {};
+}
+
+// The evict protocol, with another end: the memory goes to the next version, as it is.
+void Rules::take_over(Pending& pending) {
+  const bool copied = !pending.id.empty();
+  if (copied) pending.segment.id = pending.id;
+  const NewSegment& segment = pending.segment;
+  // While it waited for the index to grow, anything may have happened.
+  if (auto checked = check_source(segment, pending.key); !checked)
+    return refuse(pending, std::move(checked.error()));
+  const EntryNumber from = *table_.find_exact(pending.key, segment.take_from);
+  table_.mark_evicting(from);
+  if (census_.pinned(from)) {
+    table_.unmark_evicting(from);
+    return refuse(pending, fail(Errc::conflict, shown(segment.id, segment.take_from) +
+                                                    " cannot be taken over: it is pinned by " +
+                                                    holders_text(from) +
+                                                    "; release it, or update without take")
+                               .error);
+  }
+  // Of a description that lies behind the payload only the size is written, and it stays there.
+  std::vector<std::byte> description(table_.description_size(from));
+  if (shm::description_in_record(description.size()))
+    shm::load_description(table_.index().records[from], description);
+  SegmentFields fields;
+  fields.id = segment.id;
+  fields.key = pending.key;
+  fields.version = pending.version;
+  fields.size = table_.size(from);
+  fields.brief = table_.brief(from);
+  fields.description = description;
+  fields.location = table_.location(from);
+  fields.flags = (segment.evictable ? shm::flag_bit(RecordFlag::evictable) : 0) |
+                 (segment.persistent ? shm::flag_bit(RecordFlag::persistent) : 0) |
+                 shm::flag_bit(RecordFlag::taken) | shm::keep_bits(segment.keep);
+  fields.expires_s = ttl_seconds(segment.ttl_ns);
+  fields.owner_slot = segment.owner_slot;
+  fields.writer_uid = segment.writer_uid;
+  fields.token = segment.token;
+  // Both versions have the memory for a moment; a daemon that dies now leaves it to the sealed one.
+  auto entry = table_.begin(fields);
+  if (!entry) {
+    table_.unmark_evicting(from);
+    return refuse(pending, exhausted_error(pending, entry.error().code));
+  }
+  shm::reached(shm::points::take_begun);
+  bury(from, shm::Reason::superseded, RemovalCause::superseded);
+  Creation& creation = *find_creation(pending.key, pending.version);
+  creation.entry = *entry;
+  creation.pending = false;
+  outside_.created(pending.ticket, {.entry = *entry,
+                                    .version = pending.version,
+                                    .serial = table_.serial(*entry),
+                                    .location = fields.location,
+                                    .size = fields.size,
+                                    .description = {}});
 }
 
 // No entry is free: the create waits for the index to grow, or is refused because it cannot.
@@ -224,6 +360,10 @@ Rules::Attempt Rules::attempt(Pending& pending) {
     }
   }
 
+  if (pending.segment.take_from != 0) {
+    take_over(pending);
+    return Attempt::done;
+  }
   const bool in_slab = pending.segment.packed && Slabs::fits(pending.bytes);
   if (pending.bytes == 0) {
     finish_create(pending, shm::Location(), false);
@@ -252,7 +392,7 @@ Rules::Attempt Rules::attempt(Pending& pending) {
   }
   // One slab for all that come while memory is cold, or each of a batch would take a slab of its own.
   if (in_slab && slab_is_coming(pending.bytes)) return Attempt::full;
-  auto growth = space_.plan(bytes, alignment);
+  auto growth = plan_growth(bytes, alignment);
   std::optional<std::uint64_t> slot;
   const auto slot_is_free = [&] {
     if (in_slab) slot = slabs_.take(pending.bytes);
@@ -267,7 +407,7 @@ Rules::Attempt Rules::attempt(Pending& pending) {
       use(*extent);
       return Attempt::done;
     }
-    growth = space_.plan(bytes, alignment);
+    growth = plan_growth(bytes, alignment);
   }
   if (!growth) return Attempt::full;
   if (pending.id.empty()) {
@@ -278,6 +418,16 @@ Rules::Attempt Rules::attempt(Pending& pending) {
   MemoryJob job{.urgent = true, .arena = growth->work, .index_ranges = {}};
   run(ForPending{std::move(*growth), std::move(pending), in_slab}, std::move(job));
   return Attempt::parked;
+}
+
+// In multiples of what memory comes in, if that is free; what is not needed stays warm.
+std::optional<Growth> Rules::plan_growth(std::uint64_t bytes, std::uint64_t alignment) {
+  if (options_.growth_bytes > 0) {
+    const std::uint64_t unit = options_.growth_bytes;
+    if (auto growth = space_.plan((bytes + unit - 1) / unit * unit, std::max(alignment, unit)))
+      return growth;
+  }
+  return space_.plan(bytes, alignment);
 }
 
 void Rules::finish_create(Pending& pending, shm::Location location, bool in_slab) {
@@ -294,7 +444,10 @@ void Rules::finish_create(Pending& pending, shm::Location location, bool in_slab
   fields.location = location;
   fields.flags = (segment.evictable ? shm::flag_bit(RecordFlag::evictable) : 0) |
                  (segment.persistent ? shm::flag_bit(RecordFlag::persistent) : 0) |
-                 (in_slab ? shm::flag_bit(RecordFlag::in_slab) : 0);
+                 (in_slab ? shm::flag_bit(RecordFlag::in_slab) : 0) |
+                 (segment.is_claim ? shm::flag_bit(RecordFlag::claim) : 0) |
+                 shm::keep_bits(segment.keep);
+  fields.expires_s = ttl_seconds(segment.ttl_ns);
   fields.owner_slot = segment.owner_slot;
   fields.writer_uid = segment.writer_uid;
   fields.token = segment.token;
@@ -318,7 +471,22 @@ void Rules::finish_create(Pending& pending, shm::Location location, bool in_slab
     refuse(pending, exhausted_error(pending, entry.error().code));
     return;
   }
-  find_creation(pending.key, pending.version)->entry = *entry;
+  Creation& creation = *find_creation(pending.key, pending.version);
+  creation.entry = *entry;
+  creation.pending = false;
+  if (pending.claim_entry != no_entry) {
+    // It is fulfilled. A daemon that dies before this finds both, and drops the claim.
+    table_.begin_removal(pending.claim_entry);
+    try_finish_removal(pending.claim_entry);
+    shm::reached(shm::points::claim_fulfilled);
+  }
+  if (segment.is_claim) {
+    outside_.claimed(pending.ticket, {.yours = true,
+                                      .entry = *entry,
+                                      .version = pending.version,
+                                      .serial = table_.serial(*entry)});
+    return;
+  }
   outside_.created(pending.ticket, {.entry = *entry,
                                     .version = pending.version,
                                     .serial = table_.serial(*entry),
@@ -332,14 +500,16 @@ bool Rules::same_owner(std::uint32_t slot, std::uint32_t other) const {
 }
 
 Result<void> Rules::seal(EntryNumber entry, std::uint64_t serial, std::uint32_t slot,
-                         bool repeated, std::uint64_t now_ns) {
+                         bool repeated, std::uint64_t wall_ns, TimePoint now,
+                         std::span<const shm::ManifestMember> members) {
+  now_ = std::max(now_, now);
   const bool known = entry != no_entry && entry < table_.entries_max() &&
                      entry < table_.index().live->entries_end.load(std::memory_order_relaxed);
   if (!known || table_.serial(entry) != serial || !same_owner(table_.owner_slot(entry), slot))
     return fail(Errc::not_found, "nothing of that number is being created by this process");
   const State state = table_.word(entry).state();
   if (repeated && (SegmentTable::readable(state) || state == State::tombstone)) return {};
-  if (state != State::creating)
+  if (state != State::creating || table_.has_flag(entry, RecordFlag::claim))
     return fail(Errc::bad_state, shown(table_.id(entry), table_.version(entry)) +
                                      " is not being created any more");
   const shm::Key key = table_.key(entry);
@@ -348,15 +518,25 @@ Result<void> Rules::seal(EntryNumber entry, std::uint64_t serial, std::uint32_t 
     return fail(Errc::limit_reached, "no room in the index to make " +
                                          shown(table_.id(entry), version) +
                                          " visible; remove some segments and try again");
-  table_.seal(entry, now_ns);
+  auto listed = find_members(entry, members);
+  if (!listed) return fail(std::move(listed.error()));
+  const Creation* const creation = find_creation(key, version);
+  const std::uint64_t ttl_ns = creation != nullptr ? creation->ttl_ns : 0;
+  for (const EntryNumber member : *listed) table_.set_flag(member, RecordFlag::held, true);
+  start_expiry(entry, ttl_ns, wall_ns);
+  table_.seal(entry, wall_ns);
+  if (!listed->empty()) holds_.list(entry, std::move(*listed));
   forget_creation(key, version);
   if (table_.has_flag(entry, RecordFlag::evictable)) eviction_.add(entry);
-  for (const Ticket ticket : waiters_.wake(key, version)) outside_.awaited(ticket);
+  record_event(EventKind::sealed, RemovalCause::none, entry);
+  for (const Ticket ticket : waiters_.wake(key, version)) wake(ticket);
+  serve_claims();
+  apply_keep(key);
   return {};
 }
 
 Result<void> Rules::abort(EntryNumber entry, std::uint64_t serial, std::uint32_t slot,
-                          bool repeated) {
+                          bool repeated, std::string_view why) {
   const bool known = entry != no_entry && entry < table_.entries_max() &&
                      entry < table_.index().live->entries_end.load(std::memory_order_relaxed);
   if (!known || table_.serial(entry) != serial || !same_owner(table_.owner_slot(entry), slot) ||
@@ -364,29 +544,42 @@ Result<void> Rules::abort(EntryNumber entry, std::uint64_t serial, std::uint32_t
     if (repeated) return {};
     return fail(Errc::bad_state, "nothing of that number is being created by this process");
   }
+  if (table_.has_flag(entry, RecordFlag::claim) && !why.empty())
+    fail_claims(table_.key(entry), table_.version(entry), why);
   forget_creation(table_.key(entry), table_.version(entry));
   remove_entry(entry);
   keep_memory_ready();
+  serve_claims();
   return {};
 }
 
 void Rules::cancel(std::uint64_t token, std::uint32_t slot) {
+  for (const auto& waiter : claim_waiters_.take_of_all([&](const ClaimWaiters::Waiter& waiter) {
+         return waiter.claim.token == token && same_owner(waiter.claim.owner_slot, slot);
+       }))
+    outside_.refused(waiter.ticket, fail(Errc::timed_out, "its caller has given up").error);
   for (const auto& [key, creations] : creations_)
     for (const Creation& creation : creations) {
       if (creation.token != token || !same_owner(creation.owner_slot, slot)) continue;
       const Creation wanted_no_more = creation;
+      const shm::Key of_id = key;
+      Pending unfulfilled;
+      unfulfilled.key = of_id;
+      unfulfilled.version = creation.version;
+      if (creation.pending) unfulfilled.claim_entry = creation.entry;
       // A memory job of its own finds it gone, and gives the memory back.
       std::erase_if(parked_, [&](const Pending& pending) {
         return pending.ticket == wanted_no_more.ticket;
       });
-      forget_creation(shm::Key(key), wanted_no_more.version);
-      if (wanted_no_more.entry != no_entry) {
-        remove_entry(wanted_no_more.entry);
-      } else {
+      forget_pending(unfulfilled);
+      if (wanted_no_more.pending) {
         outside_.refused(wanted_no_more.ticket,
                          fail(Errc::timed_out, "its caller has given up").error);
+      } else {
+        remove_entry(wanted_no_more.entry);
       }
       keep_memory_ready();
+      serve_claims();
       return;
     }
 }
@@ -398,8 +591,13 @@ Result<std::uint64_t> Rules::remove(std::string_view id, std::uint64_t version,
   const shm::Key key = table_.key_of(id);
   std::uint64_t removed = 0;
   std::vector<std::pair<EntryNumber, std::uint64_t>> members;
-  for (const EntryNumber entry : table_.family(key))
+  for (const EntryNumber entry : table_.family(key)) {
     members.emplace_back(entry, table_.serial(entry));
+    const bool meant = (version == 0 || table_.version(entry) == version) &&
+                       (serial == 0 || table_.serial(entry) == serial);
+    if (!meant) continue;
+    if (auto unlisted = check_unlisted(entry); !unlisted) return fail(std::move(unlisted.error()));
+  }
   for (const auto& [entry, known_serial] : members) {
     // What one removal frees may go to a waiting create at once, which may drop another member and
     // even take over its entry.
@@ -425,10 +623,93 @@ Result<std::uint64_t> Rules::remove(std::string_view id, std::uint64_t version,
   return removed;
 }
 
-void Rules::remove_entry(EntryNumber entry) {
+Result<std::uint64_t> Rules::remove_before(std::string_view id, std::uint64_t version) {
+  const shm::Key key = table_.key_of(id);
+  std::vector<std::pair<EntryNumber, std::uint64_t>> members;
+  for (const EntryNumber entry : table_.family(key))
+    if (table_.version(entry) < version) members.emplace_back(entry, table_.serial(entry));
+  std::uint64_t removed = 0;
+  for (const auto& [entry, serial] : members) {
+    // As in remove: what one removal frees may take the next member.
+    const State state = table_.word(entry).state();
+    if (state == State::free || table_.serial(entry) != serial) continue;
+    if (state == State::tombstone) {
+      table_.forget(entry);
+    } else if (holds_.manifests_of(entry).empty()) {
+      remove_entry(entry);
+      ++removed;
+    }
+  }
+  keep_memory_ready();
+  return removed;
+}
+
+void Rules::remove_entry(EntryNumber entry, RemovalCause cause) {
+  if (SegmentTable::readable(table_.word(entry).state()))
+    record_event(EventKind::removed, cause, entry);
   eviction_.remove(entry);
+  forget_retention(entry);
   table_.begin_removal(entry);
   try_finish_removal(entry);
+}
+
+// A sealed segment that nobody pins becomes a tombstone; its memory is the caller's to see to.
+void Rules::bury(EntryNumber entry, shm::Reason reason, RemovalCause cause) {
+  record_event(EventKind::removed, cause, entry);
+  eviction_.remove(entry);
+  forget_retention(entry);
+  end_manifest(entry);
+  table_.bury(entry, reason);
+  tombstones_.emplace_back(entry, table_.serial(entry));
+}
+
+Result<void> Rules::supersede(std::string_view id, std::uint64_t version, std::uint64_t serial,
+                              bool repeated) {
+  const shm::Key key = table_.key_of(id);
+  const auto entry = table_.find_exact(key, version);
+  if (!entry) return fail(Errc::not_found, "no segment " + shown(id, version));
+  const State state = table_.word(*entry).state();
+  if (state == State::tombstone) {
+    const bool superseded = shm::reason_of(table_.flags(*entry)) == shm::Reason::superseded;
+    if (superseded && repeated) return {};
+    return fail(superseded ? Errc::superseded : Errc::evicted,
+                shown(id, version) + (superseded ? " was taken over by its next version already"
+                                                 : " was evicted to make room"));
+  }
+  if (table_.serial(*entry) != serial)
+    return fail(Errc::stale_ref, shown(id, version) + " was removed, and another one put");
+  if (state != State::sealed)
+    return fail(Errc::conflict, shown(id, version) + " is not resident");
+  if (table_.has_flag(*entry, RecordFlag::persistent))
+    return fail(Errc::conflict, shown(id, version) +
+                                    " is to stay until it is removed; update it without take");
+  if (auto unlisted = check_unlisted(*entry); !unlisted) return unlisted;
+  if (holds_.held(*entry))
+    return fail(Errc::conflict,
+                shown(id, version) + " is held by another process; update it without take");
+  table_.mark_evicting(*entry);
+  if (census_.pinned(*entry)) {
+    table_.unmark_evicting(*entry);
+    return fail(Errc::conflict, shown(id, version) + " cannot be taken over: it is pinned by " +
+                                    holders_text(*entry) +
+                                    "; release it, or update without take");
+  }
+  bury(*entry, shm::Reason::superseded, RemovalCause::superseded);
+  give_memory_back(*entry);
+  bound_tombstones();
+  return {};
+}
+
+// "pid 4711 (kmeans.py), pid 4712 (kmeans.py)"
+std::string Rules::holders_text(EntryNumber entry) {
+  constexpr std::size_t named = 3;
+  const std::vector<PinHolder> holders = census_.holders(entry);
+  std::string text;
+  for (std::size_t i = 0; i < std::min(named, holders.size()); ++i)
+    text += (i > 0 ? ", pid " : "pid ") + std::to_string(holders[i].pid) + " (" +
+            holders[i].name + ")";
+  if (holders.size() > named) text += " and " + plural(holders.size() - named, "other");
+  return text.empty() ? "somebody who has just let go" : text;
 }
 
 void Rules::try_finish_removal(EntryNumber entry) {
@@ -455,7 +736,10 @@ void Rules::give_memory_back(EntryNumber entry) {
       shm::stored_bytes(table_.size(entry), table_.description_size(entry));
   const std::uint64_t offset = table_.location(entry).offset();
   const bool in_slab = table_.has_flag(entry, RecordFlag::in_slab);
-  if (table_.word(entry).state() == State::removing) table_.finish_removal(entry);
+  if (table_.word(entry).state() == State::removing) {
+    end_manifest(entry);
+    table_.finish_removal(entry);
+  }
   if (bytes == 0) return;
   if (in_slab) {
     if (const auto emptied = slabs_.give_back(offset, bytes)) release(*emptied);
@@ -471,21 +755,20 @@ void Rules::release(const Extent& extent) {
 }
 
 void Rules::nudge(EntryNumber entry) {
+  if (surplus_.contains(entry)) return let_go_surplus(entry);
   if (!deferred_.contains(entry)) return;
   try_finish_removal(entry);
   keep_memory_ready();
 }
 
 bool Rules::evict(EntryNumber entry) {
-  if (table_.word(entry).state() != State::sealed) return false;
+  if (table_.word(entry).state() != State::sealed || stays(entry)) return false;
   table_.mark_evicting(entry);
   if (census_.pinned(entry)) {
     table_.unmark_evicting(entry);
     return false;
   }
-  eviction_.remove(entry);
-  table_.bury(entry, shm::Reason::evicted);
-  tombstones_.emplace_back(entry, table_.serial(entry));
+  bury(entry, shm::Reason::evicted, RemovalCause::evicted);
   give_memory_back(entry);
   bound_tombstones();
   return true;
@@ -574,48 +857,28 @@ void Rules::serve_parked() {
   serving_parked_ = false;
 }
 
-// -------------------------------------------------------------------------------------- waiting
-
-void Rules::await(Ticket ticket, std::string_view id, VersionWish wish, TimePoint deadline,
-                  TimePoint now) {
-  now_ = now;
-  const shm::Key key = table_.key_of(id);
-  const auto entry =
-      wish.exact != 0 ? table_.find_exact(key, wish.exact) : table_.find_newest(key);
-  const bool there = entry && (wish.exact != 0 || table_.version(*entry) > wish.after);
-  if (there) {
-    outside_.awaited(ticket);
-  } else if (deadline <= now) {
-    outside_.refused(ticket, fail(Errc::not_found, "no segment " + shown(id, wish.exact)).error);
-  } else {
-    waiters_.park(ticket, key, wish, deadline);
-  }
-}
-
-Result<EntryNumber> Rules::find(std::string_view id, std::uint64_t version) const {
-  const shm::Key key = table_.key_of(id);
-  const auto entry = version != 0 ? table_.find_exact(key, version) : table_.find_newest(key);
-  if (!entry) return fail(Errc::not_found, "no segment " + shown(id, version));
-  return *entry;
-}
-
 // --------------------------------------------------------------------------------------- events
 
 void Rules::session_ended(SessionId session) {
   waiters_.drop(session);
+  wait_sets_.drop(session);
+  subscribers_.drop(session);
+  claim_waiters_.take_of_all([session](const ClaimWaiters::Waiter& waiter) {
+    return waiter.ticket.session == session;
+  });
   for (auto pending = parked_.begin(); pending != parked_.end();) {
     if (pending->ticket.session != session) {
       ++pending;
       continue;
     }
-    forget_creation(pending->key, pending->version);
+    forget_pending(*pending);
     pending = parked_.erase(pending);
   }
   // Those whose memory is on its way: it will find nobody who wants it.
   for (const auto& [number, purpose] : jobs_)
     if (const auto* job = std::get_if<ForPending>(&purpose))
-      if (job->pending.ticket.session == session)
-        forget_creation(job->pending.key, job->pending.version);
+      if (job->pending.ticket.session == session) forget_pending(job->pending);
+  serve_claims();
 }
 
 void Rules::process_ended(std::uint32_t slot) {
@@ -628,8 +891,12 @@ void Rules::process_ended(std::uint32_t slot) {
     forget_creation(table_.key(entry), table_.version(entry));
     remove_entry(entry);
   }
+  held_no_more(holds_.process_ended(slot));
   for (const EntryNumber entry : std::vector<EntryNumber>(deferred_.begin(), deferred_.end()))
     try_finish_removal(entry);
+  for (const EntryNumber entry : std::vector<EntryNumber>(surplus_.begin(), surplus_.end()))
+    let_go_surplus(entry);
+  serve_claims();
   serve_parked();
   keep_memory_ready();
 }
@@ -647,7 +914,13 @@ void Rules::memory_done(std::uint64_t number, const std::error_code& error, Time
     Pending& pending = job->pending;
     pending.segment.id = pending.id;
     pending.segment.description = pending.description;
-    const Extent& extent = job->growth.extent;
+    Extent extent = job->growth.extent;
+    if (succeeded) {
+      const std::uint64_t needed =
+          job->for_slab ? Slabs::slab_bytes(pending.bytes) : shm::page_align(pending.bytes);
+      if (extent.bytes > needed) space_.release({extent.offset + needed, extent.bytes - needed});
+      extent.bytes = needed;
+    }
     const Creation* creation = find_creation(pending.key, pending.version);
     const bool wanted = creation != nullptr && creation->ticket == pending.ticket;
     if (!succeeded) {
@@ -680,19 +953,27 @@ void Rules::memory_done(std::uint64_t number, const std::error_code& error, Time
     }
   }
   serve_parked();
+  serve_claims();
   keep_memory_ready();
 }
 
 void Rules::tick(TimePoint now) {
   now_ = now;
-  for (const Ticket ticket : waiters_.expire(now))
-    outside_.refused(ticket, fail(Errc::timed_out, "not sealed before the deadline").error);
+  for (const Ticket ticket : waiters_.expire(now)) time_up(ticket);
+  for (const ClaimWaiters::Waiter& waiter : claim_waiters_.expire(now))
+    outside_.refused(waiter.ticket,
+                     fail(Errc::timed_out, shown(waiter.claim.id, waiter.claim.version) +
+                                               " is still being made by somebody else")
+                         .error);
+  for (const EntryNumber entry : expiries_.take_due(now)) expire(entry);
   // Before anybody is told that time is up, what nobody announces: pins that ended without a nudge,
   // and segments that can be dropped.
-  if (!deferred_.empty() && now >= rescan_at_) {
+  if ((!deferred_.empty() || !surplus_.empty()) && now >= rescan_at_) {
     // A client that died between its release and its nudge would otherwise keep the memory.
     for (const EntryNumber entry : std::vector<EntryNumber>(deferred_.begin(), deferred_.end()))
       try_finish_removal(entry);
+    for (const EntryNumber entry : std::vector<EntryNumber>(surplus_.begin(), surplus_.end()))
+      let_go_surplus(entry);
     rescan_at_ = now + rescan_interval;
   }
   if (eviction_.count() > 0) serve_parked();
@@ -707,6 +988,8 @@ void Rules::tick(TimePoint now) {
     refuse(late, full_error(late));
   }
   keep_memory_ready();
+  serve_claims();
+  serve_subscribers();
 }
 
 std::optional<TimePoint> Rules::next_wakeup() const {
@@ -714,7 +997,10 @@ std::optional<TimePoint> Rules::next_wakeup() const {
   const auto also = [&next](TimePoint at) { next = next ? std::min(*next, at) : at; };
   for (const Pending& pending : parked_)
     if (pending.deadline > now_ || !room_is_coming(pending)) also(pending.deadline);
-  if (!deferred_.empty()) also(rescan_at_);
+  if (!deferred_.empty() || !surplus_.empty()) also(rescan_at_);
+  for (const auto at : {expiries_.next(), claim_waiters_.next_deadline(),
+                        subscribers_.next_deadline()})
+    if (at) also(*at);
   if (!parked_.empty() && eviction_.count() > 0) also(now_ + rescan_interval);
   if (now_ < reserve_again_at_) also(reserve_again_at_);
   return next;
@@ -753,8 +1039,9 @@ void Rules::keep_memory_ready() {
   if (reserve_running_) return;
   const std::uint64_t warm = space_.warm();
   if (warm >= options_.reserve_bytes) return;
-  const auto extent =
-      space_.plan_reserve(std::min(reserve_step, options_.reserve_bytes - warm));
+  const std::uint64_t unit = std::max(options_.growth_bytes, shm::page_bytes);
+  const std::uint64_t missing = (options_.reserve_bytes - warm + unit - 1) / unit * unit;
+  const auto extent = space_.plan_reserve(std::min(reserve_step, missing));
   if (!extent) return;
   reserve_running_ = true;
   MemoryJob job{.arena = {.punch = {}, .grow = {*extent}}, .index_ranges = {}};
@@ -765,7 +1052,9 @@ void Rules::begin() { keep_memory_ready(); }
 
 // ------------------------------------------------------------------------------------ a restart
 
-std::uint64_t Rules::adopt(const SegmentTable::Found& found, const std::vector<bool>& living) {
+std::uint64_t Rules::adopt(const SegmentTable::Found& found, const std::vector<bool>& living,
+                           TimePoint now, std::uint64_t wall_ns, const MembersOf& members_of) {
+  now_ = now;
   std::uint64_t unsound = 0;
   // Every segment that has memory claims it; who comes second to the same bytes cannot be trusted.
   const auto claim = [&](EntryNumber entry) {
@@ -801,21 +1090,34 @@ std::uint64_t Rules::adopt(const SegmentTable::Found& found, const std::vector<b
       continue;
     }
     if (table_.has_flag(entry, RecordFlag::evictable)) eviction_.add(entry);
+    adopt_retention(entry, living, wall_ns);
   }
+  if (members_of)
+    for (const EntryNumber entry : sealed)
+      if (table_.word(entry).state() == State::sealed &&
+          shm::Brief::from_bits(table_.brief(entry)).kind == shm::Kind::manifest)
+        adopt_manifest(entry, members_of(entry));
   std::vector<EntryNumber> orphans;  // given back once everybody has claimed what is theirs
   for (const EntryNumber entry : found.creating) {
     const std::uint32_t slot = table_.owner_slot(entry);
     const bool alive = slot < living.size() && living[slot];
     if (!claim(entry)) {
-      ++unsound;
+      // The former daemon may have died while it took a version's memory over, which then is still
+      // that version's.
+      if (!table_.has_flag(entry, RecordFlag::taken)) ++unsound;
       table_.begin_removal(entry);
       table_.finish_removal(entry);
     } else if (alive) {
-      creations_[table_.key(entry)].push_back({.version = table_.version(entry),
-                                               .entry = entry,
-                                               .token = table_.token(entry),
-                                               .owner_slot = slot,
-                                               .ticket = {}});
+      constexpr std::uint64_t second = 1'000'000'000;
+      creations_[table_.key(entry)].push_back(
+          {.version = table_.version(entry),
+           .entry = entry,
+           .token = table_.token(entry),
+           .owner_slot = slot,
+           .ticket = {},
+           .ttl_ns = table_.expires(entry) * second,
+           .pending = false,
+           .is_claim = table_.has_flag(entry, RecordFlag::claim)});
     } else {
       orphans.push_back(entry);
     }
@@ -829,9 +1131,27 @@ std::uint64_t Rules::adopt(const SegmentTable::Found& found, const std::vector<b
     }
   }
   for (const EntryNumber entry : orphans) remove_entry(entry);
+  // A claim beside what fulfils it: the former daemon died between the two.
+  for (auto& [key, creations] : creations_)
+    std::erase_if(creations, [&](const Creation& claim) {
+      const bool fulfilled =
+          claim.is_claim && std::ranges::any_of(creations, [&](const Creation& other) {
+            return !other.is_claim && other.version == claim.version;
+          });
+      if (!fulfilled) return false;
+      table_.begin_removal(claim.entry);
+      table_.finish_removal(claim.entry);
+      return true;
+    });
   for (const EntryNumber entry : found.tombstones)
     tombstones_.emplace_back(entry, table_.serial(entry));
   bound_tombstones();
+  claims_due_.clear();
+  std::vector<shm::Key> with_keep;
+  for (const EntryNumber entry : sealed)
+    if (table_.word(entry).state() == State::sealed && keep_of_family(table_.key(entry)) != 0)
+      with_keep.push_back(table_.key(entry));
+  for (const shm::Key& key : with_keep) apply_keep(key);
   return unsound;
 }
 
@@ -845,7 +1165,9 @@ std::vector<Extent> Rules::adopt_memory(std::span<const shm::Range> touched) {
 
 Usage Rules::usage() const {
   std::uint64_t creating = 0;
-  for (const auto& [key, creations] : creations_) creating += creations.size();
+  for (const auto& [key, creations] : creations_)
+    creating += static_cast<std::uint64_t>(std::ranges::count_if(
+        creations, [](const Creation& creation) { return !creation.is_claim; }));
   std::uint64_t parked = parked_.size();
   for (const auto& [number, purpose] : jobs_) parked += std::holds_alternative<ForPending>(purpose);
   const auto tombstones = static_cast<std::uint64_t>(
@@ -866,7 +1188,10 @@ Usage Rules::usage() const {
           .removing = deferred_.size(),
           .tombstones = tombstones,
           .waiters = waiters_.count(),
-          .parked = parked};
+          .parked = parked,
+          .claims_waiting = claim_waiters_.count(),
+          .subscribers_waiting = subscribers_.count(),
+          .events = event_log_.next()};
 }
 
 // "store full: 64 MiB asked for 'a', 12 MiB free, 3.1 GiB pinned by pid 4711 (kmeans.py); …"

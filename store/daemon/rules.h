@@ -23,15 +23,22 @@
 #include <vector>
 
 #include "store/daemon/arena_space.h"
+#include "store/daemon/claim_waiters.h"
 #include "store/daemon/clock.h"
+#include "store/daemon/event_log.h"
 #include "store/daemon/eviction.h"
+#include "store/daemon/expiries.h"
+#include "store/daemon/holds.h"
 #include "store/daemon/outside.h"
 #include "store/daemon/pin_census.h"
 #include "store/daemon/segment_table.h"
 #include "store/daemon/slabs.h"
+#include "store/daemon/subscribers.h"
 #include "store/daemon/ticket.h"
+#include "store/daemon/wait_sets.h"
 #include "store/daemon/waiters.h"
 #include "store/error.h"
+#include "store/shm/manifest.h"
 
 namespace forebay::daemon {
 
@@ -40,7 +47,10 @@ struct RulesOptions {
   std::uint64_t address_bytes = 0;    // of the arena
   std::uint64_t reserve_bytes = 0;    // warm memory to keep ahead of demand
   std::uint64_t keep_warm_bytes = 0;  // freed memory above this is given back to the system
+  std::uint64_t growth_bytes = 0;     // memory comes in multiples of this, if there is room; 0: pages
   std::size_t tombstones_max = 65536;
+  std::size_t events_max = 65536;     // that subscribers can still read
+  std::uint32_t keep = 0;             // versions of each id that says nothing else; 0: all
 };
 
 // A create request; its texts are the caller's and copied if it has to wait.
@@ -57,6 +67,17 @@ struct NewSegment {
   std::uint64_t token = 0;
   std::uint32_t owner_slot = 0;
   std::uint32_t writer_uid = 0;
+  std::uint32_t keep = 0;       // 0: as the namespace says; shm::keep_all
+  std::uint64_t ttl_ns = 0;     // 0: for ever
+  std::uint64_t claim = 0;      // token of the claim that it fulfils
+  std::uint64_t take_from = 0;  // the version whose memory it takes over
+  bool is_claim = false;        // nothing but the right to make the version
+};
+
+// What an item of a wait wants.
+struct WaitWish {
+  std::string_view id = {};
+  VersionWish wish;
 };
 
 struct Usage {
@@ -74,6 +95,9 @@ struct Usage {
   std::uint64_t tombstones = 0;
   std::uint64_t waiters = 0;
   std::uint64_t parked = 0;  // creates that wait for memory or room
+  std::uint64_t claims_waiting = 0;
+  std::uint64_t subscribers_waiting = 0;
+  std::uint64_t events = 0;  // that ever happened
 };
 
 class Rules {
@@ -85,21 +109,56 @@ class Rules {
   // Answered by Outside::created or refused, with this ticket.
   void create(Ticket ticket, const NewSegment& segment, TimePoint now);
   // Only the creator's slot may seal or abort. `repeated`: the request may have worked before.
+  // `wall_ns` is the time that people read, `now` the rules' own. `members`: what a manifest lists.
   Result<void> seal(EntryNumber entry, std::uint64_t serial, std::uint32_t slot, bool repeated,
-                    std::uint64_t now_ns);
+                    std::uint64_t wall_ns, TimePoint now = {},
+                    std::span<const shm::ManifestMember> members = {});
   // The create of this token is wanted no more, whether it is answered, parked or not known.
   void cancel(std::uint64_t token, std::uint32_t slot);
-  Result<void> abort(EntryNumber entry, std::uint64_t serial, std::uint32_t slot, bool repeated);
+  // `why`: of a claim; what those who wait for it are told.
+  Result<void> abort(EntryNumber entry, std::uint64_t serial, std::uint32_t slot, bool repeated,
+                     std::string_view why = {});
   // Removes one version (or all: version 0); serial 0: whichever segment it is.
   Result<std::uint64_t> remove(std::string_view id, std::uint64_t version, std::uint64_t serial,
                                bool repeated);
+  // Removes the versions below that one, but for what a manifest lists.
+  Result<std::uint64_t> remove_before(std::string_view id, std::uint64_t version);
+  // What was copied into its next version is that no more: a tombstone from now on.
+  Result<void> supersede(std::string_view id, std::uint64_t version, std::uint64_t serial,
+                         bool repeated);
   // Answered by Outside::awaited or refused.
   void await(Ticket ticket, std::string_view id, VersionWish wish, TimePoint deadline,
              TimePoint now);
+  // Answered by Outside::waited or refused. All items at once, however many frames they came in.
+  void wait(Ticket ticket, std::span<const WaitWish> items, std::uint32_t needed,
+            TimePoint deadline, TimePoint now);
+  // Answered by Outside::claimed or refused.
+  void claim(Ticket ticket, const NewClaim& claim, TimePoint deadline, TimePoint now);
+  // Answered by Outside::told or refused. No cursor: at once, with the one of now.
+  void read_events(Ticket ticket, std::string_view prefix, std::optional<std::uint64_t> cursor,
+                   TimePoint deadline, TimePoint now);
+  // Nobody waits any more for the answer to this request.
+  void cancel_wait(SessionId session, std::uint32_t number);
   // A pin that was wanted may have ended.
   void nudge(EntryNumber entry);
-  // The segment that stat speaks of.
+  // The segment that stat speaks of; also one that is out of sight and still pinned.
   Result<EntryNumber> find(std::string_view id, std::uint64_t version) const;
+
+  // --- retention
+
+  Result<EntryNumber> hold(std::string_view id, std::uint64_t version, std::uint64_t serial,
+                           std::uint32_t slot);
+  Result<EntryNumber> unhold(std::string_view id, std::uint64_t version, std::uint64_t serial,
+                             std::uint32_t slot);
+  Result<EntryNumber> persist(std::string_view id, std::uint64_t version, std::uint64_t serial);
+  // After a restart: all that a process holds.
+  void hold_again(std::uint32_t slot,
+                  std::span<const std::pair<EntryNumber, std::uint64_t>> entries);
+  Result<void> keep(std::string_view id, std::uint32_t versions);
+  std::vector<std::uint32_t> leases(EntryNumber entry) const { return holds_.holders(entry); }
+  std::size_t manifests_of(EntryNumber entry) const { return holds_.manifests_of(entry).size(); }
+  std::uint32_t keep_of_id(EntryNumber entry) const;
+  std::optional<TimePoint> expiry(EntryNumber entry) const { return expiries_.of(entry); }
 
   // --- events
 
@@ -119,7 +178,11 @@ class Rules {
 
   // Takes over what the table found in an index that another daemon left; `living` says which slots
   // belong to living processes. Returns how many segments it had to give up as unsound.
-  std::uint64_t adopt(const SegmentTable::Found& found, const std::vector<bool>& living);
+  // `members_of` reads what a manifest lists.
+  using MembersOf = std::function<std::vector<shm::ManifestMember>(EntryNumber manifest)>;
+  std::uint64_t adopt(const SegmentTable::Found& found, const std::vector<bool>& living,
+                      TimePoint now = {}, std::uint64_t wall_ns = 0,
+                      const MembersOf& members_of = {});
   // After adopt: which ranges of the arena have memory. What no segment covers becomes warm, as far
   // as the capacity allows; everything returned must be punched before serving begins.
   std::vector<Extent> adopt_memory(std::span<const shm::Range> touched);
@@ -143,13 +206,17 @@ class Rules {
     std::uint64_t version = 0;
     TimePoint deadline;
     std::uint64_t bytes = 0;  // stored
+    EntryNumber claim_entry = no_entry;  // of the claim that it fulfils, until then
   };
   struct Creation {
     std::uint64_t version = 0;
-    EntryNumber entry = no_entry;  // no_entry: pending
+    EntryNumber entry = no_entry;  // what there is of it by now; while pending, of its claim
     std::uint64_t token = 0;
     std::uint32_t owner_slot = 0;
     Ticket ticket;
+    std::uint64_t ttl_ns = 0;
+    bool pending = true;   // it has no memory yet
+    bool is_claim = false;
   };
   struct KeyHash {
     std::size_t operator()(const shm::Key& key) const { return key.low; }
@@ -175,17 +242,24 @@ class Rules {
   Result<std::uint64_t> choose_version(const NewSegment& segment, const shm::Key& key);
   bool same_owner(std::uint32_t slot, std::uint32_t other) const;
   bool answer_repetition(Ticket ticket, const NewSegment& segment, const shm::Key& key);
+  Result<void> check_source(const NewSegment& segment, const shm::Key& key) const;
   Attempt attempt(Pending& pending);
+  void take_over(Pending& pending);
   void wait_for_entry(Pending& pending);
   void finish_create(Pending& pending, shm::Location location, bool in_slab);
   void refuse(const Pending& pending, Error error);
   void forget_creation(const shm::Key& key, std::uint64_t version);
+  void forget_pending(const Pending& pending);
   Creation* find_creation(const shm::Key& key, std::uint64_t version);
 
+  std::optional<Growth> plan_growth(std::uint64_t bytes, std::uint64_t alignment);
   bool make_room(std::uint64_t bytes, const std::function<bool()>& less_will_do);
   void give_up_empty_slabs();
   bool evict(EntryNumber entry);
-  void remove_entry(EntryNumber entry);
+  void remove_entry(EntryNumber entry, RemovalCause cause = RemovalCause::removed);
+  void forget_retention(EntryNumber entry);
+  void bury(EntryNumber entry, shm::Reason reason, RemovalCause cause);
+  std::string holders_text(EntryNumber entry);
   void try_finish_removal(EntryNumber entry);
   void give_memory_back(EntryNumber entry);
   void release(const Extent& extent);
@@ -198,6 +272,34 @@ class Rules {
   Error full_error(const Pending& pending);
   Error exhausted_error(const Pending& pending, const std::error_code& error) const;
 
+  // Retention (rules_retention.cpp).
+  bool stays(EntryNumber entry) const;
+  Result<EntryNumber> find_segment(std::string_view id, std::uint64_t version,
+                                   std::uint64_t serial) const;
+  void start_expiry(EntryNumber entry, std::uint64_t ttl_ns, std::uint64_t wall_ns);
+  void expire(EntryNumber entry);
+  std::uint32_t keep_of_family(const shm::Key& key) const;
+  bool is_surplus(EntryNumber entry) const;
+  void apply_keep(const shm::Key& key);
+  void let_go_surplus(EntryNumber entry);
+  void held_no_more(std::span<const EntryNumber> entries);
+  void adopt_manifest(EntryNumber manifest, std::span<const shm::ManifestMember> members);
+  void end_manifest(EntryNumber entry);
+  void adopt_retention(EntryNumber entry, const std::vector<bool>& living, std::uint64_t wall_ns);
+  Result<std::vector<EntryNumber>> find_members(
+      EntryNumber manifest, std::span<const shm::ManifestMember> members) const;
+  Result<void> check_unlisted(EntryNumber entry) const;
+
+  // Waiting (rules_waiting.cpp).
+  std::optional<EntryNumber> find_wished(const shm::Key& key, VersionWish wish) const;
+  void wake(Ticket ticket);
+  void time_up(Ticket ticket);
+  void serve_claims();
+  void serve_claims_of(const shm::Key& key);
+  void fail_claims(const shm::Key& key, std::uint64_t version, std::string_view why);
+  void record_event(EventKind kind, RemovalCause cause, EntryNumber entry);
+  void serve_subscribers();
+
   SegmentTable& table_;
   PinCensus& census_;
   Outside& outside_;
@@ -207,6 +309,16 @@ class Rules {
   Waiters waiters_;
   Eviction eviction_;
   std::unordered_map<shm::Key, std::vector<Creation>, KeyHash> creations_;
+  Holds holds_;
+  Expiries expiries_;
+  std::set<EntryNumber> expired_;     // held beyond their time
+  std::set<EntryNumber> surplus_;     // older than what `keep` wants, pinned
+  WaitSets wait_sets_;
+  ClaimWaiters claim_waiters_;
+  std::vector<shm::Key> claims_due_;  // ids of which a creation has ended
+  bool serving_claims_ = false;
+  EventLog event_log_;
+  Subscribers subscribers_;
   std::list<Pending> parked_;         // for room, or for the index to grow
   std::set<EntryNumber> deferred_;    // removing, pinned
   std::deque<std::pair<EntryNumber, std::uint64_t>> tombstones_;  // oldest first, with serials

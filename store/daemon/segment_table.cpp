@@ -117,6 +117,9 @@ shm::Location SegmentTable::location(EntryNumber entry) const {
 std::uint32_t SegmentTable::description_size(EntryNumber entry) const {
   return index_.records[entry].description_size.load(relaxed);
 }
+std::uint64_t SegmentTable::brief(EntryNumber entry) const {
+  return index_.entries[entry].brief.load(relaxed);
+}
 std::uint32_t SegmentTable::flags(EntryNumber entry) const {
   return index_.records[entry].flags.load(relaxed);
 }
@@ -226,7 +229,7 @@ Result<EntryNumber> SegmentTable::begin(const SegmentFields& fields) {
   shm::store_id(record, &index_.annexes[number], fields.id);
   shm::store_description(record, fields.description);
   record.flags.store(fields.flags, release);
-  record.expires_s.store(0, release);
+  record.expires_s.store(fields.expires_s, release);
   record.owner_slot.store(fields.owner_slot, release);
   record.writer_uid.store(fields.writer_uid, release);
   record.sealed_ns.store(0, release);
@@ -392,6 +395,25 @@ void SegmentTable::forget(EntryNumber entry) {
 
 void SegmentTable::set_owner(EntryNumber entry, std::uint32_t slot) {
   index_.records[entry].owner_slot.store(slot, release);
+}
+
+void SegmentTable::set_flag(EntryNumber entry, shm::RecordFlag flag, bool value) {
+  auto& flags = index_.records[entry].flags;
+  const std::uint32_t others = flags.load(relaxed) & ~shm::flag_bit(flag);
+  flags.store(others | (value ? shm::flag_bit(flag) : 0), release);
+}
+
+void SegmentTable::set_keep(EntryNumber entry, std::uint32_t keep) {
+  auto& flags = index_.records[entry].flags;
+  flags.store((flags.load(relaxed) & ~shm::keep_bits(shm::keep_all)) | shm::keep_bits(keep),
+              release);
+}
+
+void SegmentTable::set_expires(EntryNumber entry, std::uint32_t seconds) {
+  index_.records[entry].expires_s.store(seconds, release);
+}
+std::uint32_t SegmentTable::expires(EntryNumber entry) const {
+  return index_.records[entry].expires_s.load(relaxed);
 }
 
 // ------------------------------------------------------------------------------------ a restart

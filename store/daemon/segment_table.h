@@ -40,6 +40,7 @@ struct SegmentFields {
   std::span<const std::byte> description = {};  // written here only if it fits into the record
   shm::Location location{};
   std::uint32_t flags = 0;  // RecordFlag
+  std::uint32_t expires_s = 0;  // while it is made: its time to live
   std::uint32_t owner_slot = 0;
   std::uint32_t writer_uid = 0;
   std::uint64_t token = 0;
@@ -92,6 +93,8 @@ class SegmentTable {
   shm::Location location(EntryNumber entry) const;
   std::uint32_t description_size(EntryNumber entry) const;
   std::uint32_t flags(EntryNumber entry) const;
+  std::uint64_t brief(EntryNumber entry) const;
+  std::uint32_t keep(EntryNumber entry) const { return shm::keep_of(flags(entry)); }
   std::uint32_t owner_slot(EntryNumber entry) const;
   std::uint64_t token(EntryNumber entry) const;
   std::string id(EntryNumber entry) const;
@@ -126,6 +129,11 @@ class SegmentTable {
     shm::set_wanted(index_.entries[entry], wanted);
   }
   void set_owner(EntryNumber entry, std::uint32_t slot);
+  void set_flag(EntryNumber entry, shm::RecordFlag flag, bool value);
+  void set_keep(EntryNumber entry, std::uint32_t keep);
+  // Seconds after the store was born; 0: never.
+  void set_expires(EntryNumber entry, std::uint32_t seconds);
+  std::uint32_t expires(EntryNumber entry) const;
 
   // --- a restart
 

@@ -51,8 +51,13 @@ Server::Server(StoreMemory& memory, wire::Descriptor listener, const ServerOptio
   // One more than any frame: a longer one is seen to be cut.
   inbox_.resize(wire::frame_bytes_max + 1);
   frame_.reserve(wire::frame_bytes_max);
+  if (options.huge_pages) {
+    memory.index_mapping().want_huge_pages();
+    memory.arena().want_huge_pages();
+  }
   worker_ = std::make_unique<MemoryWorker>(memory.index_object(), memory.arena_object(),
-                                           memory.arena());
+                                           memory.index_mapping(), memory.arena(),
+                                           options.huge_pages);
 }
 
 Server::~Server() {
@@ -74,7 +79,10 @@ Result<Server::Adopted> Server::adopt() {
     memory_.remove_strays();
     const std::vector<bool> living = processes_.recover();
     const SegmentTable::Found found = table_.recover();
-    adopted.unsound = rules_.adopt(found, living);
+    adopted.unsound = rules_.adopt(found, living, now_, wall_clock_ns(), [this](EntryNumber manifest) {
+      auto members = members_of(manifest);
+      return members ? std::move(*members) : std::vector<shm::ManifestMember>{};
+    });
     adopted.slots_repaired = found.slots_repaired;
     const shm::Range whole{0, options_.rules.address_bytes};
     const auto touched = shm::touched_ranges(memory_.arena_object(), whole);
@@ -373,6 +381,11 @@ void Server::dismiss(Slot slot, const char* why) {
     log::info("process_gone", {{"pid", process->peer.pid},
                                {"program", process->program},
                                {"reason", why}});
+  // Its slot may be another's next: nobody may go on speaking under it.
+  std::vector<SessionId> sides;
+  for (const auto& [id, session] : sessions_)
+    if (session->side && session->slot == slot) sides.push_back(id);
+  for (const SessionId id : sides) end_session(id, "its process has gone");
   processes_.dismiss(slot);
   rules_.process_ended(slot);
 }

@@ -34,6 +34,8 @@ struct ServerOptions {
   RulesOptions rules;
   // An embedded daemon ends so long after its last client has gone; zero: never.
   std::chrono::seconds idle_exit{0};
+  // The kernel has huge pages to give, and is to give them.
+  bool huge_pages = false;
   // Who has connected and said nothing for so long is shown out.
   std::chrono::milliseconds hello_deadline = std::chrono::seconds(30);
 };
@@ -66,6 +68,9 @@ class Server final : public Outside {
   void created(Ticket ticket, const CreatedSegment& segment) override;
   void refused(Ticket ticket, Error error) override;
   void awaited(Ticket ticket) override;
+  void waited(Ticket ticket, std::vector<std::uint32_t> ready) override;
+  void claimed(Ticket ticket, const ClaimAnswer& answer) override;
+  void told(Ticket ticket, const EventLog::Batch& batch) override;
   void start(MemoryJob job) override;
   bool same_process(Slot slot, Slot other) const override {
     return processes_.same_process(slot, other);
@@ -118,6 +123,20 @@ class Server final : public Outside {
   void put(Session& session, std::uint32_t number, const wire::PutRequest& request);
   void put_many(Session& session, std::uint32_t number, const wire::PutManyRequest& request);
   void await(Session& session, std::uint32_t number, const wire::AwaitRequest& request);
+  void wait(Session& session, std::uint32_t number, const wire::WaitRequest& request);
+  void claim(Session& session, std::uint32_t number, const wire::ClaimRequest& request);
+  void events(Session& session, std::uint32_t number, const wire::EventsRequest& request);
+  void cancel(Session& session, std::uint32_t number);
+  Result<std::uint64_t> remove(const wire::RemoveRequest& request);
+  void remove_many(Session& session, std::uint32_t number,
+                   const wire::RemoveManyRequest& request);
+  void hold(Session& session, std::uint32_t number, const wire::HoldRequest& request);
+  void holds_again(Session& session, const wire::HoldsAgainRequest& request);
+  void hello_side(Session& session, std::uint32_t number, const wire::HelloRequest& request);
+  wire::HelloReply hello_reply(const Process& process) const;
+  // What a manifest lists, as its bytes say. The writer may still be able to change them: copied first.
+  Result<std::vector<shm::ManifestMember>> members_of(EntryNumber manifest) const;
+  Result<void> seal(EntryNumber entry, std::uint64_t serial, Slot slot, bool repeated);
   void stat(Session& session, std::uint32_t number, const wire::StatRequest& request);
   void fork(Session& session, std::uint32_t number);
   void arrived(Session& session, const wire::ArrivedRequest& request, const ucred& credentials);

@@ -8,7 +8,9 @@
 
 #include "store/daemon/log.h"
 #include "store/daemon/server.h"
+#include "store/id.h"
 #include "store/shm/failpoint.h"
+#include "store/shm/manifest.h"
 #include "store/units.h"
 
 namespace forebay::daemon {
@@ -17,15 +19,11 @@ namespace {
 using wire::Op;
 
 constexpr std::size_t dump_page_bytes = 32 * 1024;
+constexpr std::size_t why_bytes_max = 4096;  // of what a loader says about its failure
 // Of one session, so that waiting costs others nothing; far above what its threads need.
-constexpr std::size_t waiting_max = 4096;
+constexpr std::size_t waiting_max = 32768;
+constexpr std::size_t wait_items_max = 32768;  // their indices fit into one frame
 constexpr std::size_t waiting_bytes_max = 16 * 1024 * 1024;
-
-std::uint64_t wall_clock_ns() {
-  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
-                                        std::chrono::system_clock::now().time_since_epoch())
-                                        .count());
-}
 
 // The daemon was started anew on an empty store; numbers of the former one mean nothing here.
 Failure other_store() {
@@ -110,7 +108,7 @@ bool Server::may_wait(Session& session, Op op, std::uint32_t number, std::size_t
                       .error);
     return false;
   }
-  session.waiting.emplace(number, bytes);
+  session.waiting.emplace(number, Session::Waiting{op, bytes});
   session.waiting_bytes += bytes;
   return true;
 }
@@ -118,7 +116,7 @@ bool Server::may_wait(Session& session, Op op, std::uint32_t number, std::size_t
 void Server::answered(Session& session, std::uint32_t number) {
   const auto found = session.waiting.find(number);
   if (found == session.waiting.end()) return;
-  session.waiting_bytes -= found->second;
+  session.waiting_bytes -= found->second.bytes;
   session.waiting.erase(found);
 }
 
@@ -155,8 +153,7 @@ void Server::handle_request(Session& session, Op op, std::uint32_t number,
         if (request.store != memory_.uuid())
           return reply_failure(session, op, number, other_store().error);
         reply_or_fail(session, op, number,
-                      rules_.seal(request.entry, request.serial, session.slot,
-                                  request.repeated != 0, wall_clock_ns()));
+                      seal(request.entry, request.serial, session.slot, request.repeated != 0));
       });
     case Op::abort:
       return with(as.operator()<wire::AbortRequest>(), [&](auto& request) {
@@ -164,7 +161,8 @@ void Server::handle_request(Session& session, Op op, std::uint32_t number,
         const auto aborted =
             request.store != memory_.uuid()
                 ? Result<void>(other_store())
-                : rules_.abort(request.entry, request.serial, session.slot, request.repeated != 0);
+                : rules_.abort(request.entry, request.serial, session.slot, request.repeated != 0,
+                               request.why.substr(0, why_bytes_max));
         if (number != 0) reply_or_fail(session, op, number, aborted);
       });
     case Op::put:
@@ -187,15 +185,51 @@ void Server::handle_request(Session& session, Op op, std::uint32_t number,
                   });
     case Op::remove:
       return with(as.operator()<wire::RemoveRequest>(), [&](auto& request) {
-        if (request.serial != 0 && request.store != memory_.uuid())
-          return reply_failure(session, op, number, other_store().error);
-        const auto removed =
-            rules_.remove(request.id, request.version, request.serial, request.repeated != 0);
+        const auto removed = remove(request);
         if (removed) {
           reply(session, op, number, wire::RemoveReply{*removed});
         } else {
           reply_failure(session, op, number, removed.error());
         }
+      });
+    case Op::remove_many:
+      return with(as.operator()<wire::RemoveManyRequest>(),
+                  [&](auto& request) { remove_many(session, number, request); });
+    case Op::supersede:
+      return with(as.operator()<wire::SupersedeRequest>(), [&](auto& request) {
+        if (request.store != memory_.uuid())
+          return reply_failure(session, op, number, other_store().error);
+        reply_or_fail(session, op, number,
+                      rules_.supersede(request.id, request.version, request.serial,
+                                       request.repeated != 0));
+      });
+    case Op::claim:
+      return with(as.operator()<wire::ClaimRequest>(),
+                  [&](auto& request) {
+                    if (may_wait(session, op, number, frame.size()))
+                      claim(session, number, request);
+                  });
+    case Op::wait:
+      return with(as.operator()<wire::WaitRequest>(),
+                  [&](auto& request) { wait(session, number, request); });
+    case Op::events:
+      return with(as.operator()<wire::EventsRequest>(),
+                  [&](auto& request) {
+                    if (may_wait(session, op, number, frame.size()))
+                      events(session, number, request);
+                  });
+    case Op::cancel:
+      return with(as.operator()<wire::CancelRequest>(),
+                  [&](auto& request) { cancel(session, request.number); });
+    case Op::hold:
+      return with(as.operator()<wire::HoldRequest>(),
+                  [&](auto& request) { hold(session, number, request); });
+    case Op::holds_again:
+      return with(as.operator()<wire::HoldsAgainRequest>(),
+                  [&](auto& request) { holds_again(session, request); });
+    case Op::keep:
+      return with(as.operator()<wire::KeepRequest>(), [&](auto& request) {
+        reply_or_fail(session, op, number, rules_.keep(request.id, request.keep));
       });
     case Op::stat:
       return with(as.operator()<wire::StatRequest>(),
@@ -258,6 +292,7 @@ void Server::hello(Session& session, std::uint32_t number, const wire::HelloRequ
     return refuse(Errc::not_found, "there is no namespace '" +
                                        std::string(request.namespace_name.substr(0, 64)) + "'");
 
+  if (request.side != 0) return hello_side(session, number, request);
   Process* process = nullptr;
   bool kept = false;
   if (request.store == memory_.uuid())
@@ -287,24 +322,50 @@ void Server::hello(Session& session, std::uint32_t number, const wire::HelloRequ
                                 {"slot", process->slot},
                                 {"again", kept}});
 
-  wire::HelloReply answer;
-  answer.store = memory_.uuid();
-  answer.layout = shm::layout_version;
+  wire::HelloReply answer = hello_reply(*process);
   answer.table_kept = kept ? 1 : 0;
-  answer.may_create = 1;
-  answer.slot = process->slot;
-  answer.token = process->token;
-  answer.index_bytes = memory_.index().stamp->regions.total;
-  answer.arena_bytes = options_.rules.address_bytes;
-  answer.capacity_bytes = options_.rules.capacity_bytes;
-  answer.daemon_pid = static_cast<std::uint32_t>(::getpid());
   std::vector<int> descriptors{memory_.index_for_readers().get(), memory_.arena_object().get()};
   if (!kept) descriptors.push_back(tables_.descriptor(process->slot).get());
   reply(session, Op::hello, number, answer, std::move(descriptors));
 }
 
+wire::HelloReply Server::hello_reply(const Process& process) const {
+  wire::HelloReply answer;
+  answer.store = memory_.uuid();
+  answer.layout = shm::layout_version;
+  answer.may_create = 1;
+  answer.slot = process.slot;
+  answer.token = process.token;
+  answer.index_bytes = memory_.index().stamp->regions.total;
+  answer.arena_bytes = options_.rules.address_bytes;
+  answer.capacity_bytes = options_.rules.capacity_bytes;
+  answer.daemon_pid = static_cast<std::uint32_t>(::getpid());
+  return answer;
+}
+
+// For waiting and events: what it asks for counts as its process's, and it has no memory of its own.
+void Server::hello_side(Session& session, std::uint32_t number,
+                        const wire::HelloRequest& request) {
+  Process* const process =
+      request.store == memory_.uuid() ? processes_.find(request.slot) : nullptr;
+  if (process == nullptr || process->token != request.token ||
+      process->peer.pid != session.peer.pid || process->session == 0)
+    return reply_failure(session, Op::hello, number,
+                         fail(Errc::bad_state, "a further connection of a process that has no "
+                                               "first one")
+                             .error);
+  session.pidfd.reset();
+  session.admitted = true;
+  session.side = true;
+  session.slot = process->slot;
+  wire::HelloReply answer = hello_reply(*process);
+  answer.table_kept = 1;
+  reply(session, Op::hello, number, answer);
+}
+
 void Server::goodbye(Session& session) {
-  if (Process* process = processes_.find(session.slot)) process->said_goodbye = true;
+  Process* const process = session.side ? nullptr : processes_.find(session.slot);
+  if (process != nullptr) process->said_goodbye = true;
   ending_.push_back(session.id);
 }
 
@@ -382,7 +443,29 @@ NewSegment Server::new_segment(const Session& session, const wire::NewSegment& s
           .timeout_ns = segment.timeout_ns,
           .token = segment.token,
           .owner_slot = session.slot,
-          .writer_uid = session.peer.uid};
+          .writer_uid = session.peer.uid,
+          .keep = std::min(segment.keep, shm::keep_all),
+          .ttl_ns = segment.ttl_ns,
+          .claim = segment.claim,
+          .take_from = segment.take_from};
+}
+
+Result<std::vector<shm::ManifestMember>> Server::members_of(EntryNumber manifest) const {
+  const std::byte* const start = memory_.arena().data() + table_.location(manifest).offset();
+  const std::vector<std::byte> payload(start, start + table_.size(manifest));
+  return shm::read_manifest(payload);
+}
+
+Result<void> Server::seal(EntryNumber entry, std::uint64_t serial, Slot slot, bool repeated) {
+  const bool is_manifest =
+      entry < table_.entries_max() &&
+      entry < memory_.index().live->entries_end.load(std::memory_order_relaxed) &&
+      table_.serial(entry) == serial && table_.word(entry).state() == shm::State::creating &&
+      shm::Brief::from_bits(table_.brief(entry)).kind == shm::Kind::manifest;
+  if (!is_manifest) return rules_.seal(entry, serial, slot, repeated, wall_clock_ns(), now_);
+  const auto members = members_of(entry);
+  if (!members) return fail(members.error());
+  return rules_.seal(entry, serial, slot, repeated, wall_clock_ns(), now_, *members);
 }
 
 void Server::begin_create(Ticket ticket, const NewSegment& segment, bool is_put,
@@ -450,7 +533,10 @@ Result<void> Server::finish_put(const CreatedSegment& segment, std::span<const s
     std::memcpy(memory_.arena().data() + segment.location.offset(), payload.data(),
                 payload.size());
   shm::reached(shm::points::put_copied);
-  return rules_.seal(segment.entry, segment.serial, slot, false, wall_clock_ns());
+  auto sealed = seal(segment.entry, segment.serial, slot, false);
+  // Nobody but this function knows of it.
+  if (!sealed) (void)rules_.abort(segment.entry, segment.serial, slot, true);
+  return sealed;
 }
 
 void Server::created(Ticket ticket, const CreatedSegment& segment) {
@@ -478,7 +564,7 @@ void Server::created(Ticket ticket, const CreatedSegment& segment) {
   }
   reply(*session, Op::create, ticket.number,
         wire::CreateReply{memory_.uuid(), segment.entry, segment.version, segment.serial,
-                          segment.location.bits()});
+                          segment.location.bits(), segment.size});
 }
 
 void Server::answer_put(Ticket ticket, const CreatedSegment& segment, Result<void> outcome) {
@@ -494,18 +580,8 @@ void Server::answer_put(Ticket ticket, const CreatedSegment& segment, Result<voi
 }
 
 void Server::refused(Ticket ticket, Error error) {
-  bool is_put = false;
-  bool is_create = false;
-  if (ticket == current_) {
-    current_answered_ = true;
-    is_put = current_flight_.is_put;
-    is_create = !is_put;
-  }
-  if (const auto found = in_flight_.find(ticket); found != in_flight_.end()) {
-    is_put = found->second.is_put;
-    is_create = !is_put;
-    in_flight_.erase(found);
-  }
+  if (ticket == current_) current_answered_ = true;
+  in_flight_.erase(ticket);
   if (ticket.item != 0) {
     wire::PutManyItem item;
     const wire::ReplyStatus status = wire::status_of(error);
@@ -514,9 +590,11 @@ void Server::refused(Ticket ticket, Error error) {
     answer_batch_item(ticket, item, error.detail.substr(0, 1024));
     return;
   }
-  if (Session* session = find_session(ticket.session))
-    reply_failure(*session, is_put ? Op::put : is_create ? Op::create : Op::await, ticket.number,
-                  error);
+  Session* const session = find_session(ticket.session);
+  if (session == nullptr) return;
+  const auto waiting = session->waiting.find(ticket.number);
+  reply_failure(*session, waiting != session->waiting.end() ? waiting->second.op : Op::await,
+                ticket.number, error);
 }
 
 void Server::answer_batch_item(Ticket ticket, const wire::PutManyItem& item, std::string detail) {
@@ -556,6 +634,162 @@ void Server::awaited(Ticket ticket) {
     reply(*session, Op::await, ticket.number, wire::Empty{});
 }
 
+void Server::wait(Session& session, std::uint32_t number, const wire::WaitRequest& request) {
+  Session::WaitParts& parts = session.wait_parts[number];
+  const auto refuse = [&](std::string why) {
+    session.wait_parts.erase(number);
+    reply_failure(session, Op::wait, number, fail(Errc::limit_reached, std::move(why)).error);
+  };
+  if (parts.ids.size() + request.items.size() > wait_items_max)
+    return refuse("a wait is for at most " + std::to_string(wait_items_max) + " versions");
+  for (const wire::WaitItem& item : request.items) {
+    parts.ids.emplace_back(item.id.substr(0, id_bytes_max));
+    parts.wishes.push_back({.exact = item.version, .after = item.after});
+  }
+  if (request.more != 0) {
+    if (session.wait_parts.size() > waiting_max) refuse("too many waits that were not finished");
+    return;
+  }
+  const Session::WaitParts whole = std::move(parts);
+  session.wait_parts.erase(number);
+  constexpr std::size_t item_bytes = 128;
+  if (!may_wait(session, Op::wait, number, whole.ids.size() * item_bytes)) return;
+  std::vector<WaitWish> items;
+  items.reserve(whole.ids.size());
+  for (std::size_t i = 0; i < whole.ids.size(); ++i)
+    items.push_back({whole.ids[i], whole.wishes[i]});
+  rules_.wait({session.id, number, 0}, items, request.needed,
+              deadline_after(now_, request.timeout_ns), now_);
+}
+
+void Server::waited(Ticket ticket, std::vector<std::uint32_t> ready) {
+  if (Session* session = find_session(ticket.session))
+    reply(*session, Op::wait, ticket.number, wire::WaitReply{std::move(ready)});
+}
+
+void Server::claim(Session& session, std::uint32_t number, const wire::ClaimRequest& request) {
+  rules_.claim({session.id, number, 0},
+               {.id = std::string(request.id),
+                .version = request.version,
+                .token = request.token,
+                .owner_slot = session.slot,
+                .writer_uid = session.peer.uid},
+               deadline_after(now_, request.timeout_ns), now_);
+}
+
+void Server::claimed(Ticket ticket, const ClaimAnswer& answer) {
+  if (Session* session = find_session(ticket.session)) {
+    reply(*session, Op::claim, ticket.number,
+          wire::ClaimReply{memory_.uuid(), static_cast<std::uint8_t>(answer.yours ? 1 : 0),
+                           answer.entry, answer.version, answer.serial});
+  } else if (answer.yours) {
+    // Its connection ended while it waited: the next one may have it.
+    (void)rules_.abort(answer.entry, answer.serial, table_.owner_slot(answer.entry), true);
+  }
+}
+
+void Server::events(Session& session, std::uint32_t number, const wire::EventsRequest& request) {
+  std::optional<std::uint64_t> cursor;
+  if (request.store != wire::Uuid{}) {
+    if (request.store != memory_.uuid())
+      return reply_failure(session, Op::events, number,
+                           fail(Errc::wrong_store, "the cursor is of another store, " +
+                                                       format_uuid(request.store))
+                               .error);
+    cursor = request.cursor;
+  }
+  rules_.read_events({session.id, number, 0}, request.prefix, cursor,
+                     deadline_after(now_, request.timeout_ns), now_);
+}
+
+void Server::told(Ticket ticket, const EventLog::Batch& batch) {
+  Session* const session = find_session(ticket.session);
+  if (session == nullptr) return;
+  wire::EventsReply answer;
+  answer.store = memory_.uuid();
+  answer.cursor = batch.cursor;
+  answer.missed = batch.missed;
+  answer.events.reserve(batch.events.size());
+  for (const StoreEvent* event : batch.events)
+    answer.events.push_back({static_cast<std::uint8_t>(event->kind),
+                             static_cast<std::uint8_t>(event->cause), event->id, event->version,
+                             event->serial, event->size});
+  reply(*session, Op::events, ticket.number, answer);
+}
+
+void Server::cancel(Session& session, std::uint32_t number) {
+  rules_.cancel_wait(session.id, number);
+  session.wait_parts.erase(number);
+  const auto waiting = session.waiting.find(number);
+  if (waiting == session.waiting.end()) return;
+  // A create or put is ended by `abort`, for it may be done already.
+  const Op op = waiting->second.op;
+  if (op == Op::await || op == Op::wait || op == Op::events || op == Op::claim)
+    answered(session, number);
+}
+
+Result<std::uint64_t> Server::remove(const wire::RemoveRequest& request) {
+  if (request.serial != 0 && request.store != memory_.uuid()) return other_store();
+  if (request.before != 0) return rules_.remove_before(request.id, request.before);
+  return rules_.remove(request.id, request.version, request.serial, request.repeated != 0);
+}
+
+void Server::remove_many(Session& session, std::uint32_t number,
+                         const wire::RemoveManyRequest& request) {
+  std::vector<std::string> details(request.items.size());
+  wire::RemoveManyReply answer;
+  answer.items.resize(request.items.size());
+  constexpr std::size_t item_bytes = 32;  // of an answer besides its reason, generously
+  const std::size_t share = wire::frame_bytes_max / (request.items.size() + 1);
+  for (std::size_t i = 0; i < request.items.size(); ++i) {
+    const auto removed = remove(request.items[i]);
+    wire::RemoveManyItem& item = answer.items[i];
+    if (removed) {
+      item.removed = *removed;
+      continue;
+    }
+    details[i] = removed.error().detail.substr(0, share > item_bytes ? share - item_bytes : 0);
+    const wire::ReplyStatus status = wire::status_of(removed.error());
+    item.origin = status.origin;
+    item.code = status.code;
+    item.detail = details[i];
+  }
+  reply(session, Op::remove_many, number, answer);
+}
+
+void Server::hold(Session& session, std::uint32_t number, const wire::HoldRequest& request) {
+  if (request.serial != 0 && request.store != memory_.uuid())
+    return reply_failure(session, Op::hold, number, other_store().error);
+  Result<EntryNumber> entry = fail(Errc::bad_argument, "no such verb of holding");
+  switch (static_cast<wire::HoldVerb>(request.verb)) {
+    case wire::HoldVerb::hold:
+      entry = rules_.hold(request.id, request.version, request.serial, session.slot);
+      break;
+    case wire::HoldVerb::unhold:
+      entry = rules_.unhold(request.id, request.version, request.serial, session.slot);
+      break;
+    case wire::HoldVerb::persist:
+      entry = rules_.persist(request.id, request.version, request.serial);
+      break;
+  }
+  if (!entry) return reply_failure(session, Op::hold, number, entry.error());
+  // What was let go may be gone by now: its number and version are what the caller asked for.
+  reply(session, Op::hold, number,
+        wire::HoldReply{*entry, table_.version(*entry), table_.serial(*entry)});
+}
+
+void Server::holds_again(Session& session, const wire::HoldsAgainRequest& request) {
+  if (session.holds_parts.size() + request.items.size() > table_.entries_max()) {
+    ending_.push_back(session.id);
+    return;
+  }
+  for (const wire::HeldItem& item : request.items)
+    session.holds_parts.emplace_back(item.entry, item.serial);
+  if (request.more != 0) return;
+  rules_.hold_again(session.slot, session.holds_parts);
+  session.holds_parts = {};
+}
+
 void Server::stat(Session& session, std::uint32_t number, const wire::StatRequest& request) {
   const auto entry = rules_.find(request.id, request.version);
   if (!entry) return reply_failure(session, Op::stat, number, entry.error());
@@ -565,6 +799,17 @@ void Server::stat(Session& session, std::uint32_t number, const wire::StatReques
   answer.state = static_cast<std::uint8_t>(table_.word(*entry).state());
   const auto found = tables_.holders(*entry);
   for (const PinHolder& holder : found) answer.holders.push_back(item_of(holder));
+  for (const Slot slot : rules_.leases(*entry))
+    if (const Process* process = processes_.find(slot))
+      answer.leases.push_back({static_cast<std::uint32_t>(process->peer.pid), process->program, 0, 0});
+  answer.manifests = static_cast<std::uint32_t>(rules_.manifests_of(*entry));
+  answer.keep = rules_.keep_of_id(*entry);
+  if (const auto expiry = rules_.expiry(*entry)) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(*expiry - now_).count();
+    answer.expires_ms = static_cast<std::uint64_t>(std::max<long long>(left, 1));
+  }
+  answer.version = table_.version(*entry);
+  answer.size = table_.size(*entry);
   reply(session, Op::stat, number, answer);
 }
 
@@ -599,6 +844,7 @@ std::string Server::status_text() const {
   count("uptime_seconds",
         static_cast<std::uint64_t>(
             std::chrono::duration_cast<std::chrono::seconds>(now_ - started_at_).count()));
+  count("huge_pages", options_.huge_pages ? 1 : 0);
   count("capacity_bytes", usage.capacity);
   count("used_bytes", usage.used);
   count("warm_bytes", usage.warm);
@@ -615,6 +861,9 @@ std::string Server::status_text() const {
   count("tombstones", usage.tombstones);
   count("waiters", usage.waiters);
   count("parked_creates", usage.parked);
+  count("waiting_claims", usage.claims_waiting);
+  count("waiting_subscribers", usage.subscribers_waiting);
+  count("events", usage.events);
   count("sessions", sessions_.size());
   count("gets", tallies.gets);
   count("get_misses", tallies.misses);

@@ -58,6 +58,10 @@ Result<void> check_stamp(const shm::IndexStamp& stamp, const StoreUuid& uuid,
 
 }  // namespace
 
+bool gives_huge_pages(MemoryKind kind) {
+  return kind == MemoryKind::named ? shm::named_gives_huge_pages() : shm::kept_gives_huge_pages();
+}
+
 Result<void> StoreMemory::map_all(std::uint64_t index_bytes, std::uint64_t arena_bytes) {
   auto read_only = shm::reopen_read_only(index_object_);
   if (!read_only) return fail(std::move(read_only.error()));

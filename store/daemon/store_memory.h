@@ -23,6 +23,9 @@ struct StoreMemoryOptions {
   std::uint64_t address_bytes = 0;
 };
 
+// Whether the kernel has huge pages to give for such memory.
+bool gives_huge_pages(MemoryKind kind);
+
 class StoreMemory {
  public:
   static Result<std::unique_ptr<StoreMemory>> create(const StoreMemoryOptions& options);
@@ -38,6 +41,7 @@ class StoreMemory {
   const shm::Descriptor& index_for_readers() const { return index_read_only_; }
   const shm::Descriptor& arena_object() const { return arena_object_; }
   shm::Mapping& arena() { return arena_mapping_; }
+  shm::Mapping& index_mapping() { return index_mapping_; }
 
   // Somebody has taken pages of the index or the arena away: nothing here can be trusted any more.
   bool damaged() const { return index_guard_->broken() || arena_guard_->broken(); }

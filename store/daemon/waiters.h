@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Waiters: who waits for which version to be sealed.
 //
-// A seal wakes exactly those whom it satisfies; nobody polls. Owned by the daemon's thread; sees no
-// clock but the time it is told.
+// A seal wakes exactly those whom it satisfies; nobody polls. Whatever takes a waiter out finds him
+// without passing the others of his id, session or deadline, however many they are; only a version
+// must look at all who wait for its id. A client chooses its numbers and may use one twice, so that
+// a ticket may stand for several waiters: inside, they are told apart by their arrival.
+//
+// Owned by the daemon's thread; sees no clock but the time it is told.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "store/daemon/clock.h"
@@ -32,13 +37,15 @@ class Waiters {
 
   // Takes out and returns the waiters whom this version satisfies, in order of arrival.
   std::vector<Ticket> wake(const shm::Key& key, std::uint64_t version);
-  // Takes out and returns those whose time is up.
+  // Takes out and returns those whose time is up, the earliest deadline first.
   std::vector<Ticket> expire(TimePoint now);
   // The session has ended: its waits are void.
   void drop(SessionId session);
+  // Nobody waits for the answer to this request any more: the waits of all its items are void.
+  void cancel(SessionId session, std::uint32_t number);
 
   std::optional<TimePoint> next_deadline() const;
-  std::size_t count() const { return count_; }
+  std::size_t count() const { return by_ticket_.size(); }
 
  private:
   struct Waiter {
@@ -49,16 +56,20 @@ class Waiters {
   struct KeyHash {
     std::size_t operator()(const shm::Key& key) const { return key.low; }
   };
-  using ByKey = std::unordered_map<shm::Key, std::vector<Waiter>, KeyHash>;
+  using Arrival = std::uint64_t;  // never given twice
+  using OfKey = std::map<Arrival, Waiter>;
+  using ByTicket = std::map<std::pair<Ticket, Arrival>, shm::Key>;
 
-  void forget_deadline(const shm::Key& key, const Waiter& waiter);
-  template <class Leaves>
-  std::vector<Ticket> take(const shm::Key& key, Leaves&& leaves);
+  // Forgets the waiter, but for his place in `by_key_`.
+  void forget(Arrival arrival, const Waiter& waiter);
+  // Takes out one whose ticket is known; returns the place of the next ticket.
+  ByTicket::iterator take_out(ByTicket::iterator at);
 
-  ByKey by_key_;
-  std::multimap<TimePoint, std::pair<Ticket, shm::Key>> by_deadline_;
-  std::unordered_map<SessionId, std::vector<shm::Key>> by_session_;
-  std::size_t count_ = 0;
+  // Each waiter stands once in each of these; no key is left without waiters.
+  std::unordered_map<shm::Key, OfKey, KeyHash> by_key_;
+  std::map<std::pair<TimePoint, Arrival>, Ticket> by_deadline_;
+  ByTicket by_ticket_;
+  Arrival next_arrival_ = 0;
 };
 
 }  // namespace forebay::daemon

@@ -35,6 +35,8 @@ inline constexpr Failpoint remove_freed{"remove.freed"};
 inline constexpr Failpoint evict_marked{"evict.marked"};
 inline constexpr Failpoint evict_tombstone{"evict.tombstone"};
 inline constexpr Failpoint evict_unlinked{"evict.unlinked"};
+inline constexpr Failpoint take_begun{"take.begun"};
+inline constexpr Failpoint claim_fulfilled{"claim.fulfilled"};
 inline constexpr Failpoint buckets_copied{"buckets.copied"};
 inline constexpr Failpoint buckets_published{"buckets.published"};
 inline constexpr Failpoint process_slot_filled{"process.slot_filled"};
@@ -57,7 +59,7 @@ inline constexpr std::array daemon{
     buckets_copied,        buckets_published,  process_slot_filled, process_slot_held,
     process_table_removed, chunk_backed,       arena_grown,        arena_punched,
     fork_copied,           recover_entries,    recover_buckets,    recover_relinked,
-    recover_done,
+    recover_done,          take_begun,         claim_fulfilled,
 };
 
 inline constexpr Failpoint client_created{"client.created"};

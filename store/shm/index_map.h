@@ -84,4 +84,11 @@ constexpr Reason reason_of(std::uint32_t flags) {
   return static_cast<Reason>(flags >> flag_bit(RecordFlag::reason_shift) & 0xffU);
 }
 
+constexpr std::uint32_t keep_bits(std::uint32_t keep) {
+  return keep << flag_bit(RecordFlag::keep_shift);
+}
+constexpr std::uint32_t keep_of(std::uint32_t flags) {
+  return flags >> flag_bit(RecordFlag::keep_shift);
+}
+
 }  // namespace forebay::shm

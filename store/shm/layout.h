@@ -25,7 +25,7 @@ template <class T>
 using StdAtomic = std::atomic<T>;
 
 // Any change of a struct below is a new layout: peers of another version are refused by name.
-inline constexpr std::uint32_t layout_version = 1;
+inline constexpr std::uint32_t layout_version = 2;
 inline constexpr std::array<char, 8> index_magic{'F', 'B', 'Y', 'I', 'N', 'D', 'E', 'X'};
 inline constexpr std::array<char, 8> pin_table_magic{'F', 'B', 'Y', 'P', 'I', 'N', 'S', '\0'};
 
@@ -82,8 +82,8 @@ enum class Kind : std::uint8_t {
   array = 1,     // an n-dimensional array
   object = 2,    // reserved: a Python object with out-of-band buffers
   table = 3,     // reserved: an Arrow table
-  group = 4,     // reserved: several named arrays
-  manifest = 5,  // reserved: a list of (id, version)
+  group = 4,     // several named arrays; the description says which and where
+  manifest = 5,  // the payload is a list of (id, version, serial): see shm/manifest.h
 };
 
 enum class BriefFlag : std::uint8_t {
@@ -126,8 +126,14 @@ enum class RecordFlag : std::uint32_t {
   evictable = 1U << 0U,   // may be dropped without a tier
   persistent = 1U << 1U,  // outlives an embedded daemon that ends for want of clients
   in_slab = 1U << 2U,     // shares its pages with other small segments
+  held = 1U << 3U,        // some process, or some manifest, holds it
+  claim = 1U << 4U,       // creating: nothing but the right to make this version
+  taken = 1U << 5U,       // its memory was another version's, which died for it
   reason_shift = 8,       // bits 8..15: Reason of a tombstone (a shift, not a flag)
+  keep_shift = 16,        // bits 16..31: how many versions of the id stay (a shift, not a flag)
 };
+// Of keep: 0 is what the namespace says.
+inline constexpr std::uint32_t keep_all = 65535;
 
 // The rest of what is known about the segment of the same number. Cold: no get needs it.
 template <template <class> class Atomic>
@@ -257,7 +263,8 @@ struct BasicIndexLive {
   Atomic<std::uint64_t> next_serial;
   Atomic<std::uint32_t> daemon_pid;
   Atomic<std::uint32_t> daemon_starts;   // how often a daemon has taken over this store
-  Atomic<std::uint64_t> reserved_c[4];
+  Atomic<std::uint64_t> next_event;      // number of the next event: cursors mean it
+  Atomic<std::uint64_t> reserved_c[3];
   BasicArenaSlot<Atomic> arenas[arenas_max];
 };
 using IndexLive = BasicIndexLive<StdAtomic>;

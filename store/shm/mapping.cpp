@@ -77,6 +77,7 @@ Result<void> Mapping::protect(std::uint64_t offset, std::uint64_t bytes, Protect
   return {};
 }
 
+void Mapping::want_huge_pages() { ::madvise(data_, size_, MADV_HUGEPAGE); }
 void Mapping::keep_from_children() { ::madvise(data_, size_, MADV_DONTFORK); }
 void Mapping::keep_from_dumps() { ::madvise(data_, size_, MADV_DONTDUMP); }
 
@@ -107,6 +108,22 @@ bool remap_in_place(void* address, std::uint64_t bytes, int descriptor, bool cop
   const int sharing = copy_on_write ? MAP_PRIVATE | MAP_NORESERVE : MAP_SHARED | MAP_NORESERVE;
   return ::mmap(address, bytes, PROT_READ | PROT_WRITE, sharing | MAP_FIXED, descriptor, 0) ==
          address;
+}
+
+Result<std::byte*> map_private(int descriptor, std::uint64_t offset, std::uint64_t bytes) {
+  // Not reserved: most of it is never written to.
+  void* const address =
+      ::mmap(nullptr, page_align(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
+             descriptor, static_cast<off_t>(offset));
+  if (address == MAP_FAILED)
+    return fail_errno(errno, errno == ENOMEM ? "cannot map a private copy of a segment: too many "
+                                               "mappings (see vm.max_map_count), or no memory"
+                                             : "cannot map a private copy of a segment");
+  return static_cast<std::byte*>(address);
+}
+
+void unmap_private(std::byte* address, std::uint64_t bytes) {
+  ::munmap(address, page_align(bytes));
 }
 
 }  // namespace forebay::shm

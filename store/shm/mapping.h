@@ -38,6 +38,8 @@ class Mapping {
   Result<void> protect(std::uint64_t offset, std::uint64_t bytes, Protection protection);
 
   // A forked child shall not have this mapping at all.
+  // Asks for huge pages where memory comes in from now on, and for entries of that size.
+  void want_huge_pages();
   void keep_from_children();
   // Core dumps shall not have it.
   void keep_from_dumps();
@@ -62,5 +64,10 @@ void populate(std::byte* address, std::uint64_t bytes);
 // right. With `copy_on_write`, later writes are this process's own and reach nobody.
 // Async-signal-safe: a forked child may call it.
 bool remap_in_place(void* address, std::uint64_t bytes, int descriptor, bool copy_on_write);
+
+// Maps a stretch of whole pages that starts at `offset` once more, for reading and writing: a page is
+// the object's until it is written to, then a copy of this process's own. unmap_private ends it.
+Result<std::byte*> map_private(int descriptor, std::uint64_t offset, std::uint64_t bytes);
+void unmap_private(std::byte* address, std::uint64_t bytes);
 
 }  // namespace forebay::shm

@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <fstream>
+#include <sstream>
 
 #include "store/units.h"
 
@@ -55,6 +57,32 @@ std::vector<Range> touched_ranges(const Descriptor& object, Range within) {
     at = hole;
   }
   return ranges;
+}
+
+bool named_gives_huge_pages() {
+  std::ifstream mounts("/proc/self/mounts");
+  std::string device;
+  std::string place;
+  std::string kind;
+  std::string options;
+  bool gives = false;
+  for (std::string line; std::getline(mounts, line);) {
+    std::istringstream fields(line);
+    // What is mounted last is on top.
+    if (fields >> device >> place >> kind >> options && place == "/dev/shm")
+      gives = options.find("huge=") != std::string::npos &&
+              options.find("huge=never") == std::string::npos;
+  }
+  return gives;
+}
+
+bool kept_gives_huge_pages() {
+  std::ifstream file("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+  std::string line;
+  std::getline(file, line);
+  return line.find("[always]") != std::string::npos ||
+         line.find("[within_size]") != std::string::npos ||
+         line.find("[advise]") != std::string::npos || line.find("[force]") != std::string::npos;
 }
 
 Result<ShmSpace> shm_space() {

@@ -59,6 +59,12 @@ struct Range {
 // The parts of a range that hold touched memory. Reserved but untouched pages may be left out.
 std::vector<Range> touched_ranges(const Descriptor& object, Range within);
 
+// Whether the kernel gives shared memory of these homes huge pages where it is advised to: a matter of
+// how /dev/shm is mounted (named), or of transparent_hugepage/shmem_enabled (kept).
+bool named_gives_huge_pages();
+bool kept_gives_huge_pages();
+inline constexpr std::uint64_t huge_page_bytes = 2 * 1024 * 1024;
+
 struct ShmSpace {
   std::uint64_t total_bytes;
   std::uint64_t free_bytes;

@@ -87,6 +87,13 @@ int show_stat(const Client& client, const std::string& id, std::uint64_t version
             << (info.persistent ? "yes" : "no") << "\n";
   for (const forebay::Holder& holder : stat->holders)
     std::cout << "pinned_by " << holder.pid << " " << holder.name << " " << holder.pins << "\n";
+  for (const forebay::Holder& holder : stat->leases)
+    std::cout << "held_by " << holder.pid << " " << holder.name << "\n";
+  if (stat->manifests > 0) std::cout << "manifests " << stat->manifests << "\n";
+  if (stat->keep != 0)
+    std::cout << "keep "
+              << (stat->keep == forebay::keep_all ? "all" : std::to_string(stat->keep)) << "\n";
+  if (stat->expires_in) std::cout << "expires_in_ms " << stat->expires_in->count() << "\n";
   return 0;
 }
 
@@ -97,6 +104,58 @@ int show_pins(const Client& client) {
     std::printf("%u %s %llu pins %s\n", holder.pid, holder.name.c_str(),
                 static_cast<unsigned long long>(holder.pins),
                 forebay::format_size(holder.bytes).c_str());
+  return 0;
+}
+
+const char* word(forebay::EventKind kind, forebay::RemovalCause cause) {
+  if (kind == forebay::EventKind::sealed) return "sealed";
+  if (kind == forebay::EventKind::spilled) return "spilled";
+  if (kind == forebay::EventKind::restored) return "restored";
+  switch (cause) {
+    case forebay::RemovalCause::kept_newer:
+      return "removed:kept_newer";
+    case forebay::RemovalCause::expired:
+      return "removed:expired";
+    case forebay::RemovalCause::evicted:
+      return "removed:evicted";
+    case forebay::RemovalCause::superseded:
+      return "removed:superseded";
+    case forebay::RemovalCause::lost:
+      return "removed:lost";
+    default:
+      return "removed";
+  }
+}
+
+// Until it is interrupted, or `count` have come.
+int show_events(const Client& client, const std::string& prefix, const std::string& from,
+                std::uint64_t count) {
+  forebay::EventCursor cursor;
+  if (!from.empty()) {
+    const auto parsed = forebay::EventCursor::parse(from);
+    if (!parsed) return failed(parsed.error());
+    cursor = *parsed;
+  }
+  auto subscription = client.subscribe(prefix, cursor);
+  if (!subscription) return failed(subscription.error());
+  std::uint64_t seen = 0;
+  while (count == 0 || seen < count) {
+    const auto events = subscription->next(std::chrono::hours(1));
+    if (!events && events.error().is(forebay::Errc::timed_out)) continue;
+    if (!events) return failed(events.error());
+    for (const forebay::Event& event : *events) {
+      ++seen;
+      if (event.kind == forebay::EventKind::missed) {
+        std::printf("missed %llu\n", static_cast<unsigned long long>(event.missed));
+        continue;
+      }
+      std::printf("%s %s@%llu %s\n", word(event.kind, event.cause), printable(event.id).c_str(),
+                  static_cast<unsigned long long>(event.version),
+                  forebay::format_size(event.size).c_str());
+    }
+    std::fflush(stdout);
+  }
+  std::fprintf(stderr, "cursor %s\n", subscription->cursor().to_string().c_str());
   return 0;
 }
 
@@ -127,6 +186,12 @@ int main(int argc, char** argv) {
   stat->add_option("version", version, "default: the newest");
   app.add_subcommand("pins", "who pins how much: pid, program, pins, bytes");
   app.add_subcommand("dump", "index, tables, extents and sessions as text, for a bug report");
+  std::string from;
+  std::uint64_t count = 0;
+  auto* events = app.add_subcommand("events", "what happens, as it happens: kind id@version size");
+  events->add_option("prefix", prefix, "only ids that start with this");
+  events->add_option("--from", from, "go on behind this cursor (default: now)");
+  events->add_option("--count", count, "end when so many have come, and print the cursor");
   bool drop = false;
   auto* stop = app.add_subcommand("stop", "end the daemon; segments stay for the next one");
   stop->add_flag("--drop", drop, "drop all segments, too");
@@ -137,6 +202,7 @@ int main(int argc, char** argv) {
   if (app.got_subcommand("status")) return show_status(*client);
   if (app.got_subcommand("ls")) return list_segments(*client, prefix);
   if (app.got_subcommand("stat")) return show_stat(*client, id, version);
+  if (app.got_subcommand("events")) return show_events(*client, prefix, from, count);
   if (app.got_subcommand("pins")) return show_pins(*client);
   if (app.got_subcommand("dump")) return dump(*client);
   const auto stopped = client->stop_daemon(drop);

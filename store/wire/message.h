@@ -19,7 +19,7 @@
 
 namespace forebay::wire {
 
-inline constexpr std::uint16_t protocol_version = 1;
+inline constexpr std::uint16_t protocol_version = 2;
 inline constexpr std::uint16_t frame_magic = 0xFB07;
 // Fits the default send buffer of a Unix socket, and any sane kernel's largest allocation.
 inline constexpr std::size_t frame_bytes_max = 192 * 1024;
@@ -47,6 +47,15 @@ enum class Op : std::uint16_t {
   holders = 17,
   dump = 18,
   stop = 19,
+  claim = 20,
+  wait = 21,
+  cancel = 22,
+  hold = 23,
+  holds_again = 24,
+  keep = 25,
+  remove_many = 26,
+  supersede = 27,
+  events = 28,
 };
 
 struct FrameHeader {
@@ -74,8 +83,10 @@ struct HelloRequest {
   Uuid store{};       // after a reconnect: which store the table below belongs to
   std::uint32_t slot = 0xffffffff;  // after a reconnect: the table that this process still has
   std::uint64_t token = 0;
+  // A further connection of a process that is connected already, under that table's slot and token.
+  std::uint8_t side = 0;
   void members(auto&& each) {
-    each(protocol, layout, namespace_name, program, store, slot, token);
+    each(protocol, layout, namespace_name, program, store, slot, token, side);
   }
 };
 // Comes with descriptors: index (read-only), arena 0 (read-write where allowed), and, unless the
@@ -140,8 +151,15 @@ struct NewSegment {
   std::uint8_t persistent = 0;
   std::uint64_t timeout_ns = 0;
   std::uint64_t token = 0;  // the same in a repetition of the request
+  std::uint32_t keep = 0;   // 0: as the namespace says; 65535: all; else the newest so many versions
+  std::uint64_t ttl_ns = 0;  // 0: for ever
+  // Not 0: the segment fulfils the claim that was asked for with this token.
+  std::uint64_t claim = 0;
+  // Not 0: takes the memory of this version over, in place; size, brief and description are its.
+  std::uint64_t take_from = 0;
   void members(auto&& each) {
-    each(id, version, size, brief, description, evictable, persistent, timeout_ns, token);
+    each(id, version, size, brief, description, evictable, persistent, timeout_ns, token, keep,
+         ttl_ns, claim, take_from);
   }
 };
 
@@ -156,7 +174,27 @@ struct CreateReply {
   std::uint64_t version = 0;
   std::uint64_t serial = 0;
   std::uint64_t location = 0;
-  void members(auto&& each) { each(store, entry, version, serial, location); }
+  std::uint64_t size = 0;
+  void members(auto&& each) { each(store, entry, version, serial, location, size); }
+};
+
+// Asks for a version, or for the right (and the duty) to make it: of all that ask, one gets it, and
+// the others wait. Seal of a segment with this claim's token ends it, and so does its abort.
+struct ClaimRequest {
+  static constexpr Op op = Op::claim;
+  Text id;
+  std::uint64_t version = 0;  // 0: the newest, or the next if there is none
+  std::uint64_t timeout_ns = 0;
+  std::uint64_t token = 0;
+  void members(auto&& each) { each(id, version, timeout_ns, token); }
+};
+struct ClaimReply {
+  Uuid store{};
+  std::uint8_t yours = 0;  // else it is there: get it
+  std::uint32_t entry = 0;
+  std::uint64_t version = 0;
+  std::uint64_t serial = 0;
+  void members(auto&& each) { each(store, yours, entry, version, serial); }
 };
 
 struct SealRequest {
@@ -177,7 +215,9 @@ struct AbortRequest {
   // Not 0: nothing of the above, but the create that was asked for with this token, whose caller has
   // given up before it was answered.
   std::uint64_t token = 0;
-  void members(auto&& each) { each(store, entry, serial, repeated, token); }
+  // Of a claim: what those who wait for it are told. Empty: the next of them may try.
+  Text why = {};
+  void members(auto&& each) { each(store, entry, serial, repeated, token, why); }
 };
 
 struct PutRequest {
@@ -223,18 +263,147 @@ struct AwaitRequest {
   void members(auto&& each) { each(id, version, after, timeout_ns); }
 };
 
+// Waits for several at once. Those that do not fit into a frame come before, in frames with the same
+// number that are not answered.
+struct WaitItem {
+  Text id;
+  std::uint64_t version = 0;
+  std::uint64_t after = 0;
+  void members(auto&& each) { each(id, version, after); }
+};
+struct WaitRequest {
+  static constexpr Op op = Op::wait;
+  std::vector<WaitItem> items;
+  std::uint32_t needed = 0;  // answered when so many are sealed
+  std::uint64_t timeout_ns = 0;
+  std::uint8_t more = 0;  // another frame follows; the two above count in the last one
+  void members(auto&& each) { each(items, needed, timeout_ns, more); }
+};
+struct WaitReply {
+  std::vector<std::uint32_t> ready;  // indices
+  void members(auto&& each) { each(ready); }
+};
+
+// One way: nobody waits any more for the answer to the request of this number.
+struct CancelRequest {
+  static constexpr Op op = Op::cancel;
+  std::uint32_t number = 0;
+  void members(auto&& each) { each(number); }
+};
+
 struct RemoveRequest {
   static constexpr Op op = Op::remove;
   Text id;
   std::uint64_t version = 0;  // 0: all
+  std::uint64_t before = 0;   // not 0: those below
   std::uint64_t serial = 0;   // not 0: only if it is this very segment, of this store
   Uuid store{};
   std::uint8_t repeated = 0;
-  void members(auto&& each) { each(id, version, serial, store, repeated); }
+  void members(auto&& each) { each(id, version, before, serial, store, repeated); }
 };
 struct RemoveReply {
   std::uint64_t removed = 0;
   void members(auto&& each) { each(removed); }
+};
+
+struct RemoveManyRequest {
+  static constexpr Op op = Op::remove_many;
+  std::vector<RemoveRequest> items;
+  void members(auto&& each) { each(items); }
+};
+struct RemoveManyItem {
+  std::uint8_t origin = 0;  // as in ReplyStatus; 0: it worked
+  std::int32_t code = 0;
+  Text detail;
+  std::uint64_t removed = 0;
+  void members(auto&& each) { each(origin, code, detail, removed); }
+};
+struct RemoveManyReply {
+  std::vector<RemoveManyItem> items;
+  void members(auto&& each) { each(items); }
+};
+
+// Segments of at most a slab's item size are copied to be updated; this buries what was copied, if
+// nobody pins it.
+struct SupersedeRequest {
+  static constexpr Op op = Op::supersede;
+  Text id;
+  std::uint64_t version = 0;
+  std::uint64_t serial = 0;
+  Uuid store{};
+  std::uint8_t repeated = 0;
+  void members(auto&& each) { each(id, version, serial, store, repeated); }
+};
+
+// --- retention
+
+enum class HoldVerb : std::uint8_t { hold = 1, unhold = 2, persist = 3 };
+struct HoldRequest {
+  static constexpr Op op = Op::hold;
+  std::uint8_t verb = 0;      // HoldVerb
+  Text id;
+  std::uint64_t version = 0;  // 0: the newest
+  std::uint64_t serial = 0;   // not 0: only if it is this very segment, of this store
+  Uuid store{};
+  void members(auto&& each) { each(verb, id, version, serial, store); }
+};
+struct HoldReply {
+  std::uint32_t entry = 0;
+  std::uint64_t version = 0;
+  std::uint64_t serial = 0;
+  void members(auto&& each) { each(entry, version, serial); }
+};
+
+// One way, after a reconnect: everything that this process holds. Until a restarted daemon has heard
+// it from each process that lives, it lets go of nothing that was held.
+struct HeldItem {
+  std::uint32_t entry = 0;
+  std::uint64_t serial = 0;
+  void members(auto&& each) { each(entry, serial); }
+};
+struct HoldsAgainRequest {
+  static constexpr Op op = Op::holds_again;
+  std::vector<HeldItem> items;
+  std::uint8_t more = 0;  // another such message follows
+  void members(auto&& each) { each(items, more); }
+};
+
+// How many versions of an id stay from now on.
+struct KeepRequest {
+  static constexpr Op op = Op::keep;
+  Text id;
+  std::uint32_t keep = 0;  // as in NewSegment
+  void members(auto&& each) { each(id, keep); }
+};
+
+// --- events
+
+struct EventItem {
+  std::uint8_t kind = 0;   // EventKind
+  std::uint8_t cause = 0;  // RemovalCause
+  Text id;
+  std::uint64_t version = 0;
+  std::uint64_t serial = 0;
+  std::uint64_t size = 0;
+  void members(auto&& each) { each(kind, cause, id, version, serial, size); }
+};
+
+// Asks for what has happened since the cursor; answered as soon as there is something, or at the
+// timeout with nothing.
+struct EventsRequest {
+  static constexpr Op op = Op::events;
+  Text prefix;
+  Uuid store{};              // the cursor's; zero: from now on
+  std::uint64_t cursor = 0;
+  std::uint64_t timeout_ns = 0;
+  void members(auto&& each) { each(prefix, store, cursor, timeout_ns); }
+};
+struct EventsReply {
+  Uuid store{};
+  std::uint64_t cursor = 0;  // for the next request
+  std::uint64_t missed = 0;  // so many events, of any id, happened before these and are forgotten
+  std::vector<EventItem> events;
+  void members(auto&& each) { each(store, cursor, missed, events); }
 };
 
 struct StatRequest {
@@ -254,8 +423,17 @@ struct StatReply {
   std::uint32_t entry = 0;
   std::uint64_t serial = 0;
   std::uint8_t state = 0;
-  std::vector<HolderItem> holders;
-  void members(auto&& each) { each(entry, serial, state, holders); }
+  std::vector<HolderItem> holders;    // of pins
+  std::vector<HolderItem> leases;     // of holds: pins and bytes are 0
+  std::uint32_t manifests = 0;        // sealed ones that list it
+  std::uint32_t keep = 0;             // of its id, as the newest version says
+  std::uint64_t expires_ms = 0;       // from now; 0: never
+  // What shared memory shows of sealed segments only, for one that is being removed.
+  std::uint64_t version = 0;
+  std::uint64_t size = 0;
+  void members(auto&& each) {
+    each(entry, serial, state, holders, leases, manifests, keep, expires_ms, version, size);
+  }
 };
 
 // One way: a pin that the daemon waits for has ended.
@@ -339,5 +517,8 @@ using AllMessages =
                 ArenaReply, CreateRequest, CreateReply, SealRequest, AbortRequest, PutRequest,
                 PutReply, PutManyRequest, PutManyReply, AwaitRequest, RemoveRequest, RemoveReply,
                 StatRequest, StatReply, NudgeRequest, ForkRequest, ForkReply, ArrivedRequest,
-                StatusRequest, TextReply, HoldersRequest, HoldersReply, DumpRequest, StopRequest>;
+                StatusRequest, TextReply, HoldersRequest, HoldersReply, DumpRequest, StopRequest,
+                ClaimRequest, ClaimReply, WaitRequest, WaitReply, CancelRequest, RemoveManyRequest,
+                RemoveManyReply, SupersedeRequest, HoldRequest, HoldReply, HoldsAgainRequest,
+                KeepRequest, EventsRequest, EventsReply>;
 }  // namespace forebay::wire

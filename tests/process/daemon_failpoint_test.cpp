@@ -73,6 +73,7 @@ void require_bytes(const Client& client, const std::string& id, std::uint64_t ve
 
 constexpr std::uint64_t log_versions = 8;
 constexpr std::size_t crowd = 4300;  // more than half of the entries that an index starts with
+constexpr std::size_t taken_bytes = 150'000;
 constexpr std::uint64_t evictables = 24;
 constexpr std::size_t evictable_bytes = 900'000;
 constexpr std::size_t crowd_bytes = 40;
@@ -118,6 +119,24 @@ void work(Client& client, int phase) {
   require(must(client.get(removed)).version() == 3, "the newest is another");
   must(client.remove(removed));
 
+  const std::string taken = name(phase, "taken");
+  must(client.put(taken, payload(taken_bytes, taken, 1), patient));
+  for (std::uint64_t version = 2; version <= 4; ++version) {
+    Builder next = must(client.update(
+        taken, {.from_version = version - 1, .take = true, .timeout = seconds(10)}));
+    fill(next.bytes(), taken, version);
+    must(next.seal());
+  }
+  require(outcome(client.get(taken, {.version = 3})) == "superseded", "it is still there");
+  require_bytes(client, taken, 4, taken_bytes);
+  for (const std::size_t size : {std::size_t{150}, std::size_t{200'000}}) {
+    const std::string loaded = name(phase, "loaded/" + std::to_string(size));
+    const View view = must(client.get_or_create(loaded, [&]() -> Result<Loaded> {
+      return Loaded{payload(size, loaded, 1), std::nullopt};
+    }));
+    require(view.version() == 1, "it was loaded twice");
+  }
+
   std::vector<std::string> ids;
   std::vector<std::vector<std::byte>> bytes;
   std::vector<PutItem> items;
@@ -162,6 +181,9 @@ std::string work_is_wrong(const Client& client, int phase) {
     require(must(client.get(log)).version() == log_versions, "the newest is another");
     for (const std::size_t size : {std::size_t{150}, std::size_t{200'000}})
       require_bytes(client, name(phase, "built/" + std::to_string(size)), 1, size);
+    require_bytes(client, name(phase, "taken"), 4, taken_bytes);
+    for (const std::size_t size : {std::size_t{150}, std::size_t{200'000}})
+      require_bytes(client, name(phase, "loaded/" + std::to_string(size)), 1, size);
     for (const char* gone : {"aborted", "removed"})
       require(outcome(client.get(name(phase, gone))) == "not_found", "there is one left");
     for (std::size_t i = 0; i < crowd_of(phase); ++i)
@@ -395,7 +417,7 @@ TEST_SUITE("daemon failpoints") {
         {"evict.unlinked", 10},       {"buckets.copied", 1000},    {"buckets.published", 1000},
         {"process.slot_filled", 8},   {"process.slot_held", 8},    {"process.table_removed", 6},
         {"chunk.backed", 6},          {"arena.grown", 6},          {"arena.punched", 4},
-        {"fork.copied", 3},
+        {"fork.copied", 3},           {"take.begun", 3},           {"claim.fulfilled", 2},
     };
     Random random("daemon failpoints");
     for (const auto& [point, most] : often) {

@@ -570,7 +570,7 @@ TEST_SUITE("hostile") {
       std::uint32_t number = 2;
       // It takes the answers: what there is to take are refusals.
       bool refused = false;
-      for (; number < 20'000 && !refused; ++number) {
+      for (; number < 40'000 && !refused; ++number) {
         const std::string id = "never/" + std::to_string(number);
         const Frame wait = frame_of(wire::AwaitRequest{id, 0, 0, hour_ns}, number);
         REQUIRE(eventually([&] { return guest.send(wait); }));

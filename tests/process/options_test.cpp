@@ -9,6 +9,8 @@
 #include "store/client.h"
 #include "store/units.h"
 #include "tests/support/daemon_process.h"
+#include "tests/support/outcome.h"
+#include "tests/support/status.h"
 #include "tests/support/temp_dir.h"
 
 namespace forebay::test {
@@ -54,6 +56,27 @@ TEST_SUITE("options") {
     CHECK(says(all, "drop = true  # " + file.path() + ": line 4"));
     CHECK(says(all, "memory = 'named'  # default"));
     CHECK(says(printed("", {}, {{"FOREBAY_CONFIG", file.path()}}), "capacity = '1GiB'"));
+  }
+
+  TEST_CASE("--keep is the default of ids that say nothing themselves") {
+    DaemonProcess daemon({.arguments = {"--keep", "2"}});
+    Client client = daemon.connect();
+    const std::vector<std::byte> bytes(10);
+    for (int i = 0; i < 4; ++i) {
+      must(client.put("a", bytes));
+      must(client.put("b", bytes, {.keep = keep_all}));
+    }
+    CHECK(must(client.list("a")).segments.size() == 2);
+    CHECK(must(client.list("b")).segments.size() == 4);
+    CHECK(printed("", {"--keep", "0"}).status == 2);
+  }
+
+  TEST_CASE("huge pages are used only where the kernel gives any, and can be declined") {
+    CHECK(says(printed(""), "huge-pages = 'auto'  # default"));
+    CHECK(says(printed("", {"--huge-pages", "never"}), "huge-pages = 'never'  # --huge-pages"));
+    CHECK(printed("", {"--huge-pages", "always"}).status == 2);
+    DaemonProcess daemon({.arguments = {"--huge-pages", "never"}});
+    CHECK(Status(daemon.connect())["huge_pages"] == 0);
   }
 
   TEST_CASE("what is printed can be given back as a file") {

@@ -119,6 +119,39 @@ TEST_SUITE("tool") {
     CHECK(mentions(ran.output, "capacity_bytes"));
   }
 
+  TEST_CASE("events shows what happens, from a cursor on, and how to go on behind it") {
+    DaemonProcess daemon;
+    Client client = daemon.connect();
+    const std::string start = must(client.subscribe("")).cursor().to_string();
+    must(client.put("a/1", payload(2048, "a", 1)));
+    must(client.put("other", payload(1, "o", 1)));
+    must(client.put("a/1", payload(2048, "a", 2), {.keep = 1}));
+    must(client.remove("a/1"));
+    const Ran ran = tool(daemon, {"events", "a/", "--from", start, "--count", "4"});
+    CHECK(ran.status == 0);
+    const auto lines = lines_of(ran.output);
+    REQUIRE(lines.size() >= 4);
+    CHECK(lines[0] == "sealed a/1@1 2 KiB");
+    CHECK(lines[1] == "sealed a/1@2 2 KiB");
+    CHECK(lines[2] == "removed:kept_newer a/1@1 2 KiB");
+    CHECK(lines[3] == "removed a/1@2 2 KiB");
+    CHECK(mentions(ran.output, "cursor " + format_uuid(client.store()) + ":"));
+    const Ran other = tool(daemon, {"events", "--from", "nonsense"});
+    CHECK(other.status == 1);
+    CHECK(mentions(other.output, "bad_argument"));
+  }
+
+  TEST_CASE("stat shows who holds a segment, how many versions stay, and when it expires") {
+    DaemonProcess daemon;
+    Client client = daemon.connect();
+    must(client.put("a", payload(10, "a", 1), {.keep = 3, .ttl = std::chrono::hours(1)}));
+    must(client.hold("a"));
+    const Ran ran = tool(daemon, {"stat", "a"});
+    CHECK(mentions(ran.output, "held_by " + std::to_string(::getpid()) + " "));
+    CHECK(mentions(ran.output, "keep 3\n"));
+    CHECK(mentions(ran.output, "expires_in_ms 3"));
+  }
+
   TEST_CASE("stop ends the daemon and keeps the segments; with --drop they go") {
     DaemonProcess daemon;
     {

@@ -76,7 +76,7 @@ class FakeCensus : public daemon::PinCensus {
 };
 
 struct Answer {
-  enum class Kind { created, refused, awaited };
+  enum class Kind { created, refused, awaited, waited, claimed, there, told };
   daemon::Ticket ticket;
   Kind kind{};
   daemon::EntryNumber entry = daemon::no_entry;
@@ -85,6 +85,10 @@ struct Answer {
   shm::Location location{};
   bool sealed_before = false;
   Error error{};
+  std::vector<std::uint32_t> ready = {};
+  std::vector<daemon::StoreEvent> events = {};
+  std::uint64_t cursor = 0;
+  std::uint64_t missed = 0;
 };
 
 // Which pages of an arena have memory.
@@ -145,6 +149,29 @@ class FakeOutside : public daemon::Outside {
     if (before_call) before_call();
     answers.push_back({.ticket = ticket, .kind = Answer::Kind::awaited});
   }
+  void waited(daemon::Ticket ticket, std::vector<std::uint32_t> ready) override {
+    if (before_call) before_call();
+    answers.push_back(
+        {.ticket = ticket, .kind = Answer::Kind::waited, .ready = std::move(ready)});
+  }
+  void claimed(daemon::Ticket ticket, const daemon::ClaimAnswer& answer) override {
+    if (before_call) before_call();
+    answers.push_back({.ticket = ticket,
+                       .kind = answer.yours ? Answer::Kind::claimed : Answer::Kind::there,
+                       .entry = answer.entry,
+                       .version = answer.version,
+                       .serial = answer.serial});
+    if (on_created) on_created(Answer(answers.back()));
+  }
+  void told(daemon::Ticket ticket, const daemon::EventLog::Batch& batch) override {
+    if (before_call) before_call();
+    answers.push_back({.ticket = ticket,
+                       .kind = Answer::Kind::told,
+                       .cursor = batch.cursor,
+                       .missed = batch.missed});
+    for (const daemon::StoreEvent* event : batch.events)
+      answers.back().events.push_back(*event);
+  }
   void start(daemon::MemoryJob job) override {
     if (before_call) before_call();
     jobs.push_back(std::move(job));
@@ -160,21 +187,38 @@ class FakeOutside : public daemon::Outside {
       if (answer.ticket == ticket) found.push_back(answer);
     return found;
   }
-  // "created", "awaited", the name of the error, or "nothing"; more than one answer, all of them.
+  // "created", "awaited", …, the name of the error, or "nothing"; more than one answer, all of them.
   std::string heard(daemon::Ticket ticket) const {
     std::string words;
     for (const Answer& answer : to(ticket)) {
       if (!words.empty()) words += " and ";
-      words += answer.kind == Answer::Kind::created   ? "created"
-               : answer.kind == Answer::Kind::awaited ? "awaited"
-                                                      : std::string(errc_name(static_cast<Errc>(
-                                                            answer.error.code.value())));
+      words += word(answer);
     }
     return words.empty() ? "nothing" : words;
   }
 
+  static std::string word(const Answer& answer) {
+    switch (answer.kind) {
+      case Answer::Kind::created:
+        return "created";
+      case Answer::Kind::awaited:
+        return "awaited";
+      case Answer::Kind::waited:
+        return "waited";
+      case Answer::Kind::claimed:
+        return "claimed";
+      case Answer::Kind::there:
+        return "there";
+      case Answer::Kind::told:
+        return "told";
+      case Answer::Kind::refused:
+        return std::string(errc_name(static_cast<Errc>(answer.error.code.value())));
+    }
+    return "?";
+  }
+
   std::function<void()> before_call;
-  std::function<void(const Answer&)> on_created;
+  std::function<void(const Answer&)> on_created;  // a claim that is the caller's, too
   std::vector<Answer> answers;
   std::vector<daemon::MemoryJob> jobs;  // begun and not reported
   std::set<std::pair<std::uint32_t, std::uint32_t>> twins;

@@ -11,10 +11,10 @@
 #include <string>
 #include <vector>
 
+#include "store/shm/object_home.h"
 #include "store/units.h"
-#include "tests/support/index_memory.h"
 #include "tests/support/outcome.h"
-#include "tests/support/rules_surroundings.h"
+#include "tests/support/rules_store.h"
 
 namespace forebay::daemon {
 namespace {
@@ -23,145 +23,17 @@ using shm::State;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 using test::Answer;
-using test::FakeCensus;
-using test::FakeOutside;
-using test::IndexMemory;
+using test::nanoseconds;
+using test::no_memory;
 using test::outcome;
+using test::page_bytes;
+using test::pages;
+using test::reader;
+using test::room_for;
+using test::writer;
+using Store = test::RulesStore;
 
-constexpr shm::Limits limits{
-    .entries = 4096, .lines = 2048, .overflow_lines = 1024, .processes = 16};
-constexpr std::uint64_t page_bytes = shm::page_bytes;
-constexpr std::uint32_t writer = 1;
-constexpr std::uint32_t reader = 2;
-const std::error_code no_memory(ENOSPC, std::system_category());
-
-constexpr std::uint64_t pages(std::uint64_t count) { return count * page_bytes; }
-constexpr std::uint64_t nanoseconds(std::chrono::nanoseconds time) {
-  return static_cast<std::uint64_t>(time.count());
-}
-
-// What is freed stays warm, and nothing is prepared, unless a test says otherwise.
-RulesOptions room_for(std::uint64_t page_count) {
-  return {.capacity_bytes = pages(page_count),
-          .address_bytes = pages(page_count * 16),
-          .reserve_bytes = 0,
-          .keep_warm_bytes = pages(page_count)};
-}
-
-class Store {
- public:
-  explicit Store(const RulesOptions& options, const shm::Limits& index_limits = limits,
-                 bool index_is_backed = true)
-      : memory(index_limits), options_(options) {
-    start();
-    if (index_is_backed) memory.grow(*table, true);
-  }
-
-  // --- requests of a client; what a request refers to does not outlive it
-
-  Ticket create(NewSegment segment, SessionId session = 1) {
-    const Ticket ticket{session, ++last_number_, 0};
-    std::string frame(segment.id);
-    std::vector<std::byte> description(segment.description.begin(), segment.description.end());
-    segment.id = frame;
-    segment.description = description;
-    if (segment.owner_slot == 0) segment.owner_slot = writer;
-    rules->create(ticket, segment, now);
-    std::fill(frame.begin(), frame.end(), '#');
-    std::fill(description.begin(), description.end(), std::byte{0xff});
-    return ticket;
-  }
-  Ticket await(std::string_view id, VersionWish wish, std::chrono::nanoseconds timeout,
-               SessionId session = 1) {
-    const Ticket ticket{session, ++last_number_, 0};
-    rules->await(ticket, id, wish, now + timeout, now);
-    return ticket;
-  }
-  // Created, with its memory, and sealed.
-  Answer put(const NewSegment& segment) {
-    const Answer made = made_by(create(segment));
-    seal(made);
-    return made;
-  }
-  // The one answer to a create that must have worked.
-  Answer made_by(Ticket ticket) {
-    do_jobs();
-    const std::vector<Answer> answers = outside.to(ticket);
-    REQUIRE(answers.size() == 1);
-    REQUIRE(answers[0].kind == Answer::Kind::created);
-    return answers[0];
-  }
-  void seal(const Answer& made, std::uint32_t slot = writer) {
-    REQUIRE(outcome(rules->seal(made.entry, made.serial, slot, false, 1)) == "ok");
-  }
-  std::string heard(Ticket ticket) const { return outside.heard(ticket); }
-  std::string detail(Ticket ticket) const {
-    const std::vector<Answer> answers = outside.to(ticket);
-    REQUIRE(answers.size() == 1);
-    return answers[0].error.detail;
-  }
-
-  void pin(const Answer& segment, std::uint32_t slot = reader) {
-    census.count(segment.entry, slot).fetch_add(1);
-  }
-  void unpin(const Answer& segment, std::uint32_t slot = reader) {
-    census.count(segment.entry, slot).fetch_sub(1);
-  }
-
-  // --- what the memory thread and the clock do
-
-  void do_job(std::size_t which = 0, const std::error_code& error = {}) {
-    const MemoryJob job = outside.jobs.at(which);
-    outside.jobs.erase(outside.jobs.begin() + static_cast<std::ptrdiff_t>(which));
-    if (!error)
-      for (const shm::Range& range : job.index_ranges)
-        REQUIRE(memory.reserve(range.offset, range.bytes));
-    rules->memory_done(job.number, error, now);
-  }
-  void do_jobs() {
-    while (!outside.jobs.empty()) do_job();
-  }
-  void pass(std::chrono::nanoseconds time) {
-    now += time;
-    rules->tick(now);
-  }
-
-  // A daemon that follows one that was killed; what has memory is `touched`.
-  std::uint64_t restart(const std::vector<bool>& living,
-                        const std::vector<shm::Range>& touched = {}) {
-    outside.jobs.clear();
-    start();
-    const std::uint64_t unsound = rules->adopt(table->recover(), living);
-    rules->adopt_memory(touched);
-    return unsound;
-  }
-
-  State state(const Answer& segment) const { return table->word(segment.entry).state(); }
-  bool finds(std::string_view id, std::uint64_t version = 0) const {
-    const auto entry = rules->find(id, version);
-    return entry && SegmentTable::readable(table->word(*entry).state());
-  }
-  bool adds_up() const {
-    const Usage usage = rules->usage();
-    return usage.used + usage.warm + usage.growing + usage.ungrown == usage.capacity;
-  }
-
-  IndexMemory memory;
-  std::unique_ptr<SegmentTable> table;
-  FakeCensus census;
-  FakeOutside outside;
-  std::unique_ptr<Rules> rules;
-  TimePoint now{seconds(1000)};
-
- private:
-  void start() {
-    rules.reset();
-    table = std::make_unique<SegmentTable>(memory.table());
-    rules = std::make_unique<Rules>(*table, census, outside, options_);
-  }
-  RulesOptions options_;
-  std::uint32_t last_number_ = 0;
-};
+constexpr shm::Limits limits = test::small_index;
 
 TEST_SUITE("rules") {
   // ------------------------------------------------------------------------ create, seal, abort
@@ -393,7 +265,9 @@ TEST_SUITE("rules") {
     store.pin(made);
     store.pin(made);
     CHECK(*store.rules->remove("a", 0, 0, false) == 1);
-    CHECK_FALSE(store.rules->find("a", 1));
+    CHECK_FALSE(store.finds("a", 1));
+    // Only who asks what has become of it is told.
+    CHECK(*store.rules->find("a", 1) == made.entry);
     CHECK(store.state(made) == State::removing);
     CHECK(store.table->word(made.entry).wanted());
     CHECK(store.rules->usage().removing == 1);
@@ -1273,6 +1147,34 @@ TEST_SUITE("rules") {
     REQUIRE(store.rules->remove("first", 0, 0, false));
     CHECK(store.adds_up());
     CHECK(store.put({.id = "large", .size = pages(64)}).version == 1);
+  }
+
+  TEST_CASE("memory comes in whole huge pages, and what is not needed stays warm") {
+    RulesOptions options = room_for(4 * 512);
+    options.growth_bytes = shm::huge_page_bytes;
+    Store store(options);
+    const Ticket ticket = store.create({.id = "a", .size = 100'000});
+    REQUIRE(store.outside.jobs.size() == 1);
+    REQUIRE(store.outside.jobs[0].arena.grow.size() == 1);
+    const Extent grown = store.outside.jobs[0].arena.grow[0];
+    CHECK(grown.bytes == shm::huge_page_bytes);
+    CHECK(grown.offset % shm::huge_page_bytes == 0);
+    const Answer made = store.made_by(ticket);
+    store.seal(made);
+    CHECK(store.rules->usage().used == pages(25));
+    CHECK(store.rules->usage().warm == shm::huge_page_bytes - pages(25));
+    // A slab has its place in what is warm already.
+    store.put({.id = "small", .size = 40, .packed = true});
+    CHECK(store.rules->usage().warm + store.rules->usage().used == shm::huge_page_bytes);
+  }
+
+  TEST_CASE("where no whole huge page is free, memory comes as it is asked for") {
+    RulesOptions options = room_for(100);
+    options.growth_bytes = shm::huge_page_bytes;
+    Store store(options);
+    store.put({.id = "a", .size = 50 * page_bytes});
+    store.put({.id = "b", .size = 50 * page_bytes});
+    CHECK(store.rules->usage().used == pages(100));
   }
 
   TEST_CASE("with a smaller capacity than before, nothing is lost and nothing grows") {

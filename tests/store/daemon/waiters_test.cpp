@@ -92,7 +92,8 @@ TEST_SUITE("waiters") {
       Waiters waiters;
       waiters.park({1, 1}, points, {.exact = 1}, deadline);
       waiters.park({1, 1}, points, {.exact = 2}, deadline + milliseconds(10));
-      waiters.expire(deadline + milliseconds(20));
+      CHECK(waiters.expire(deadline) == Tickets{{1, 1}});
+      CHECK(waiters.expire(deadline + milliseconds(20)) == Tickets{{1, 1}});
       CHECK(waiters.count() == 0);
       CHECK_FALSE(waiters.next_deadline());
     }
@@ -106,6 +107,94 @@ TEST_SUITE("waiters") {
       CHECK_FALSE(waiters.next_deadline());
       CHECK(waiters.expire(deadline).empty());
     }
+    SUBCASE("and cancels it") {
+      Waiters waiters;
+      waiters.park({1, 1}, points, {.exact = 1}, deadline);
+      waiters.park({1, 1}, points, {.exact = 1}, deadline);
+      waiters.park({1, 1}, labels, {.exact = 2}, deadline);
+      waiters.cancel(1, 1);
+      CHECK(waiters.count() == 0);
+      CHECK_FALSE(waiters.next_deadline());
+      CHECK(waiters.wake(points, 1).empty());
+    }
+  }
+
+  TEST_CASE("a request that is cancelled takes all its items along, and no other request") {
+    constexpr std::uint32_t last = 0xffffffff;
+    Waiters waiters;
+    const TimePoint deadline = start + milliseconds(10);
+    waiters.park({1, 4, 9}, points, {.exact = 1}, deadline);
+    waiters.park({1, 5, 0}, points, {.exact = 1}, start);
+    waiters.park({1, 5, 1}, labels, {.exact = 1}, deadline);
+    waiters.park({1, 5, last}, points, {.exact = 1}, deadline);
+    waiters.park({1, 6, 0}, points, {.exact = 1}, deadline);
+    waiters.park({2, 5, 1}, points, {.exact = 1}, deadline);
+    waiters.park({1, last, 1}, points, {.exact = 1}, deadline);
+    waiters.cancel(1, 5);
+    CHECK(waiters.count() == 4);
+    CHECK(waiters.next_deadline() == deadline);
+    waiters.cancel(1, last);
+    CHECK(waiters.count() == 3);
+    waiters.cancel(1, 5);
+    waiters.cancel(77, 5);
+    CHECK(waiters.wake(labels, 1).empty());
+    CHECK(waiters.wake(points, 1) == Tickets{{1, 4, 9}, {1, 6, 0}, {2, 5, 1}});
+  }
+
+  TEST_CASE("a crowd that waits for one id until one deadline is taken apart without a search") {
+    // Were any of these steps to pass the others by, this would take a minute, not half a second.
+    constexpr std::uint32_t crowd = 100'000;
+    const TimePoint deadline = start + milliseconds(10);
+    Waiters waiters;
+    SUBCASE("when they are of one request") {
+      for (std::uint32_t item = 1; item <= crowd; ++item)
+        waiters.park({1, 1, item}, points, {.exact = 1}, deadline);
+      SUBCASE("and the version comes") { CHECK(waiters.wake(points, 1).size() == crowd); }
+      SUBCASE("and their time is up") {
+        const Tickets expired = waiters.expire(deadline);
+        CHECK(expired.size() == crowd);
+        CHECK(std::is_sorted(expired.begin(), expired.end()));
+      }
+      SUBCASE("and it is cancelled") { waiters.cancel(1, 1); }
+      SUBCASE("and its session ends") { waiters.drop(1); }
+    }
+    SUBCASE("when they all have the same ticket") {
+      for (std::uint32_t i = 0; i < crowd; ++i)
+        waiters.park({1, 1}, points, {.exact = 1}, deadline);
+      SUBCASE("and the version comes") { CHECK(waiters.wake(points, 1).size() == crowd); }
+      SUBCASE("and their time is up") { CHECK(waiters.expire(deadline).size() == crowd); }
+      SUBCASE("and it is cancelled") { waiters.cancel(1, 1); }
+    }
+    // The last comes first, for a search from the front to go all the way.
+    SUBCASE("when they are requests of one session that are cancelled one by one") {
+      for (std::uint32_t number = 1; number <= crowd; ++number)
+        waiters.park({1, number}, points, {.exact = 1}, deadline);
+      for (std::uint32_t number = crowd; number > 0; --number) waiters.cancel(1, number);
+    }
+    SUBCASE("when they are sessions that end one by one") {
+      for (std::uint32_t session = 1; session <= crowd; ++session)
+        waiters.park({session, 1}, points, {.exact = 1}, deadline);
+      for (std::uint32_t session = crowd; session > 0; --session) waiters.drop(session);
+    }
+    SUBCASE("when they come with deadlines one after the other, and go by them") {
+      std::size_t expired = 0;
+      for (std::uint32_t item = 1; item <= crowd; ++item)
+        waiters.park({1, 1, item}, points, {.exact = 1}, deadline + milliseconds(crowd - item));
+      for (std::uint32_t i = 0; i < crowd; ++i)
+        expired += waiters.expire(deadline + milliseconds(i)).size();
+      CHECK(expired == crowd);
+    }
+    SUBCASE("when they are of one session and wait for different ids that come one by one") {
+      std::size_t woken = 0;
+      for (std::uint32_t item = 1; item <= crowd; ++item)
+        waiters.park({1, 1, item}, {item, 7}, {.exact = 1}, deadline);
+      for (std::uint32_t item = crowd; item > 0; --item)
+        woken += waiters.wake({item, 7}, 1).size();
+      CHECK(woken == crowd);
+    }
+    CHECK(waiters.count() == 0);
+    CHECK_FALSE(waiters.next_deadline());
+    CHECK(waiters.wake(points, 1).empty());
   }
 
   TEST_CASE("random waits agree with a plain list of them") {
@@ -119,7 +208,6 @@ TEST_SUITE("waiters") {
     Waiters waiters;
     std::vector<Wait> model;  // in order of arrival
     TimePoint now = start;
-    std::uint32_t next_number = 1;
     const auto some_key = [&random] { return shm::Key{random.below(20), 7}; };
     const auto take = [&model](auto&& leaves) {
       Tickets taken;
@@ -131,11 +219,12 @@ TEST_SUITE("waiters") {
       return taken;
     };
     for (int step = 0; step < 50'000; ++step) {
-      switch (random.below(8)) {
+      switch (random.below(9)) {
         case 0:
         case 1:
         case 2: {
-          Wait wait{{random.below(30), next_number++}, some_key(), {}, {}};
+          // Few enough numbers and items for tickets to be used twice.
+          Wait wait{{random.below(30), random.below(3), random.below(2)}, some_key(), {}, {}};
           if (random.chance(0.5))
             wait.wish.exact = 1 + random.below(6);
           else
@@ -158,6 +247,15 @@ TEST_SUITE("waiters") {
           const SessionId session = random.below(30);
           waiters.drop(session);
           (void)take([&](const Wait& wait) { return wait.ticket.session == session; });
+          break;
+        }
+        case 6: {
+          const SessionId session = random.below(30);
+          const std::uint32_t number = random.below(3);
+          waiters.cancel(session, number);
+          (void)take([&](const Wait& wait) {
+            return wait.ticket.session == session && wait.ticket.number == number;
+          });
           break;
         }
         default: {

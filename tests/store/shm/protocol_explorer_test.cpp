@@ -180,6 +180,65 @@ TEST_SUITE("protocol under the memory model") {
     fails(scenario, Strength::no_seq_cst);
   }
 
+  TEST_CASE("a version behind keep goes at once, or its last release is told") {
+    const auto scenario = [](bool asks_first) {
+      return [asks_first] {
+        auto store = fresh_store();
+        store->make(1, key_a, 1, 100);
+        store->writer().insert(key_a, 1);
+        Program program;
+        program.threads.push_back([store] { store->get(0, key_a); });
+        program.threads.push_back([store] { store->get(1, key_a); });
+        program.threads.push_back([store, asks_first] {
+          XEntry& entry = store->entries[1];
+          if (asks_first) set_wanted(entry, true);
+          set_state(entry, State::evicting);
+          store->deferred = store->pinned(1);
+          // It stays readable while it is pinned.
+          set_state(entry, store->deferred ? State::sealed : State::removing);
+          if (!asks_first) set_wanted(entry, true);
+        });
+        program.at_end = [store] {
+          claim(!store->deferred || store->nudged, "a surplus version that nobody lets go");
+          claim(!store->pinned(1), "a pin left behind");
+        };
+        return program;
+      };
+    };
+    holds(2, scenario(true));
+    fails(scenario(true), Strength::no_seq_cst);
+    fails(scenario(false));  // a daemon that asks for nudges only after it has looked
+  }
+
+  TEST_CASE("memory that a version takes over is never read as the former one's") {
+    const auto scenario = [](bool looks) {
+      return [looks] {
+        auto store = fresh_store();
+        store->make(1, key_a, 1, 100);
+        store->writer().insert(key_a, 1);
+        Program program;
+        program.threads.push_back([store] { store->get(0, key_a, 1); });
+        // The daemon, and then the writer of the next version, whom its answer reaches.
+        program.threads.push_back([store, looks] {
+          XEntry& entry = store->entries[1];
+          set_state(entry, State::evicting);
+          if (looks && store->pinned(1)) {
+            set_state(entry, State::sealed);
+            return;
+          }
+          begin_life(store->entries[2]);
+          set_state(store->entries[2], State::creating);
+          set_state(entry, State::tombstone);
+          store->payload[1].store(200, std::memory_order_relaxed);
+        });
+        return program;
+      };
+    };
+    holds(3, scenario(true));
+    fails(scenario(true), Strength::no_seq_cst);
+    fails(scenario(false));  // a daemon that does not look
+  }
+
   TEST_CASE("the newest version is found at every moment of its replacement") {
     const auto scenario = [](bool slot_is_checked_again) {
       return [slot_is_checked_again] {
