@@ -38,7 +38,8 @@ class FOREBAY_API Claim {
   Result<View> put(std::span<const std::byte> bytes, const PutOptions& options);
   Result<Builder> create(std::uint64_t size_bytes, const PutOptions& options);
 
-  // It cannot be made: those who wait fail with loader_failed and this text.
+  // It cannot be made: those who wait fail with loader_failed and this text. A builder that `create` gave
+  // is aborted by it, if it is not sealed yet.
   void fail(std::string_view why);
   // Somebody else may try: the next who waits gets the claim.
   void give_up();

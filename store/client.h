@@ -58,7 +58,8 @@ struct PutOptions {
   // no embedded daemon that ends for want of clients.
   bool persistent = false;
   // So many of the newest versions of this id stay from now on; older ones go when nobody pins them.
-  // 0: as the namespace says (forebayd --keep). At most keep_max, or keep_all.
+  // 0: as before, or if nothing was said of the id yet as the namespace says (forebayd --keep). At most
+  // keep_max, or keep_all. Forgotten when the id's last version is removed.
   std::uint32_t keep = 0;
   // Removed so long after it was sealed; zero: never.
   Timeout ttl{0};
@@ -90,6 +91,8 @@ struct Loaded {
   std::optional<ArrayType> type = std::nullopt;
 };
 using Loader = std::function<Result<Loaded>()>;
+
+inline constexpr std::size_t wait_items_max = 32'000;
 
 struct WaitItem {
   std::string_view id;
@@ -221,7 +224,9 @@ class FOREBAY_API Client {
   Result<AsyncGets> async_gets() const;
 
   // Waits until `needed` of the items are sealed, and returns which are (their indices, in order), or
-  // at the timeout those that are by then. No pins: they may be removed again.
+  // at the timeout those that are by then. No pins: they may be removed again. Fails with stale_ref for
+  // a ref's segment that was removed, bad_argument when more are needed than there are items, or there
+  // are more than wait_items_max.
   Result<std::vector<std::size_t>> wait(std::span<const WaitItem> items, std::size_t needed,
                                         Timeout timeout) const;
 

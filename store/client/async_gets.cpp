@@ -20,6 +20,9 @@
 namespace forebay::client {
 namespace {
 
+// How many may wait on one connection: well below what the daemon lets a session have, whose answers,
+// if all of them come at once, it keeps until they are read.
+constexpr std::size_t waiting_per_channel = 8192;
 // What a look may wait for the daemon's word, which it rarely needs: an event loop stands still.
 constexpr auto look_patience = std::chrono::milliseconds(100);
 
@@ -30,9 +33,9 @@ Deadline now() { return std::chrono::steady_clock::now(); }
 class AsyncGetsState {
  public:
   AsyncGetsState(std::shared_ptr<Core> core, wire::Descriptor poll_set)
-      : core_(std::move(core)),
-        poll_set_(std::move(poll_set)),
-        channel_(core_, poll_set_.get()) {}
+      : core_(std::move(core)), poll_set_(std::move(poll_set)) {
+    add_lane();
+  }
 
   Result<void> begin(Deadline deadline);
   std::uint64_t get(std::string_view id, const GetOptions& options, AsyncGets::Callback done);
@@ -45,12 +48,19 @@ class AsyncGetsState {
   std::size_t open_count() const { return in_child() ? 0 : open_.size(); }
 
  private:
+  // A connection, and how many gets wait on it. Never taken away: there are few.
+  struct Lane {
+    Lane(std::shared_ptr<Core> core, int poll_set) : channel(std::move(core), poll_set) {}
+    Channel channel;
+    std::size_t gets = 0;
+  };
   struct Get {
     std::uint64_t number;
     std::string id;
     GetOptions options;
     Deadline deadline;
     AsyncGets::Callback done;
+    Lane* lane;
   };
   // By the number that it has in messages, which is the lower half of its own.
   using Open = std::unordered_map<std::uint32_t, Get>;
@@ -59,7 +69,11 @@ class AsyncGetsState {
     Result<wire::Empty> said;
   };
 
-  bool in_child() const { return channel_.in_child(); }
+  bool in_child() const { return lanes_.front()->channel.in_child(); }
+  Lane& add_lane() {
+    return *lanes_.emplace_back(std::make_unique<Lane>(core_, poll_set_.get()));
+  }
+  Lane& lane_with_room();
   std::optional<Result<View>> answer_now(std::string_view id, const GetOptions& options);
   std::uint64_t new_number();
   void ask(std::uint32_t number, const Get& get);
@@ -70,8 +84,8 @@ class AsyncGetsState {
 
   std::shared_ptr<Core> core_;
   wire::Descriptor poll_set_;
-  Channel channel_;
   Timer alarm_;  // at the first deadline
+  std::vector<std::unique_ptr<Lane>> lanes_;
   Open open_;
   std::set<std::pair<Deadline, std::uint32_t>> by_deadline_;
   std::uint64_t last_number_ = Channel::first_number - 1;
@@ -84,7 +98,7 @@ Result<void> AsyncGetsState::begin(Deadline deadline) {
   epoll_event event{};
   event.events = EPOLLIN;
   ::epoll_ctl(poll_set_.get(), EPOLL_CTL_ADD, alarm_.fd(), &event);
-  return channel_.connect(deadline);
+  return lanes_.front()->channel.connect(deadline);
 }
 
 std::uint64_t AsyncGetsState::get(std::string_view id, const GetOptions& options,
@@ -101,8 +115,10 @@ std::uint64_t AsyncGetsState::get(std::string_view id, const GetOptions& options
   const std::uint64_t number = new_number();
   const auto key = static_cast<std::uint32_t>(number);
   const Deadline deadline = core_->deadline_after(options.timeout);
+  Lane& lane = lane_with_room();
+  ++lane.gets;
   const Get& get =
-      open_.emplace(key, Get{number, std::string(id), options, deadline, std::move(done)})
+      open_.emplace(key, Get{number, std::string(id), options, deadline, std::move(done), &lane})
           .first->second;
   by_deadline_.emplace(deadline, key);
   ask(key, get);
@@ -138,25 +154,32 @@ std::uint64_t AsyncGetsState::new_number() {
   return last_number_;
 }
 
+AsyncGetsState::Lane& AsyncGetsState::lane_with_room() {
+  for (const auto& lane : lanes_)
+    if (lane->gets < waiting_per_channel) return *lane;
+  return add_lane();
+}
+
 // Asks the daemon to say when it is worth looking again; while there is none, this is done as soon as
 // there is one.
 void AsyncGetsState::ask(std::uint32_t number, const Get& get) {
-  if (!channel_.connected()) {
+  Channel& channel = get.lane->channel;
+  if (!channel.connected()) {
     // If nobody wanted it so far, it begins to connect.
-    (void)channel_.tend(true);
+    (void)channel.tend(true);
     return;
   }
   const auto left = std::max(Timeout(get.deadline - now()), Timeout::zero());
-  channel_.send(wire::AwaitRequest{get.id, get.options.version, get.options.after,
-                                   static_cast<std::uint64_t>(left.count())},
-                number);
+  channel.send(wire::AwaitRequest{get.id, get.options.version, get.options.after,
+                                  static_cast<std::uint64_t>(left.count())},
+               number);
 }
 
 bool AsyncGetsState::cancel(std::uint64_t number) {
   if (in_child()) return false;
   const auto found = open_.find(static_cast<std::uint32_t>(number));
   if (found == open_.end() || found->second.number != number) return false;
-  channel_.send(wire::CancelRequest{found->first}, 0);
+  found->second.lane->channel.send(wire::CancelRequest{found->first}, 0);
   finish(found, fail(Errc::cancelled, "the get of " +
                                           shown(found->second.id, found->second.options.version) +
                                           " was cancelled"));
@@ -168,6 +191,7 @@ void AsyncGetsState::finish(Open::iterator found, Result<View> result) {
   const Get get = std::move(found->second);
   by_deadline_.erase({get.deadline, found->first});
   open_.erase(found);
+  --get.lane->gets;
   get.done(std::move(result));
 }
 
@@ -192,15 +216,19 @@ std::size_t AsyncGetsState::dispatch() {
   dispatching_ = true;
   std::size_t finished = 0;
   if (core_->closed()) {
-    channel_.close();
+    for (const auto& lane : lanes_) lane->channel.close();
     finished += finish_all(Errc::bad_state, "the client is closed");
   }
   std::vector<Arrived> answers;
-  channel_.receive([&](std::uint32_t number, std::span<const std::byte> frame) {
-    answers.push_back({number, wire::decode_reply<wire::Empty>(frame)});
-  });
-  if (channel_.tend(!open_.empty()))
-    for (const auto& [number, get] : open_) ask(number, get);
+  for (const auto& lane : lanes_) {
+    lane->channel.receive([&](std::uint32_t number, std::span<const std::byte> frame) {
+      answers.push_back({number, wire::decode_reply<wire::Empty>(frame)});
+    });
+    if (!lane->channel.tend(lane->gets > 0)) continue;
+    for (const auto& [number, get] : open_)
+      if (get.lane == lane.get()) ask(number, get);
+  }
+  // Callbacks may add lanes.
   for (Arrived& answer : answers)
     if (settle(answer)) ++finished;
   // What a callback asks for now is late at the next dispatch at the earliest.
@@ -208,7 +236,7 @@ std::size_t AsyncGetsState::dispatch() {
   while (!by_deadline_.empty() && by_deadline_.begin()->first <= late) {
     const auto found = open_.find(by_deadline_.begin()->second);
     const Get& get = found->second;
-    channel_.send(wire::CancelRequest{found->first}, 0);
+    get.lane->channel.send(wire::CancelRequest{found->first}, 0);
     const auto asked = std::chrono::duration_cast<std::chrono::milliseconds>(get.options.timeout);
     finish(found, fail(Errc::timed_out, "no segment " + shown(get.id, get.options.version) +
                                             " within " + std::to_string(asked.count()) + " ms"));

@@ -19,6 +19,9 @@ Result<View> Builder::abort_and_hold() { return state_->abort_and_hold(); }
 
 namespace client {
 
+const Core::Reserved& Access::reserved_of(const Builder& builder) {
+  return builder.state_->reserved();
+}
 Builder Access::builder(std::unique_ptr<BuilderState> state) { return Builder(std::move(state)); }
 
 BuilderState::BuilderState(std::shared_ptr<Core> core, Attachment* home,

@@ -22,6 +22,7 @@ class BuilderState {
 
   std::span<std::byte> bytes() { return open() ? bytes_ : std::span<std::byte>{}; }
   std::uint64_t version() const { return reserved_.version; }
+  const Core::Reserved& reserved() const { return reserved_; }
   bool open() const { return stage_ == Stage::open; }
 
   Result<Ref> seal();

@@ -65,13 +65,21 @@ Result<View> ClaimState::put(std::span<const std::byte> bytes, const PutOptions&
 Result<Builder> ClaimState::create(std::uint64_t size, const PutOptions& options) {
   if (auto checked = check_open(); !checked) return fail(std::move(checked.error()));
   auto builder = core_->create(id_, size, of_this_version(options), {.claim = token_});
-  if (builder) open_ = false;
+  if (builder) {
+    // Its abort lets the next try; `fail` still says why to those who wait.
+    open_ = false;
+    builds_ = true;
+    reserved_ = Access::reserved_of(*builder);
+  }
   return builder;
 }
 
 void ClaimState::end(std::string_view why) {
-  if (!open_ || fork_generation_ != core_->fork_generation()) return;
+  const bool says_why_of_builder = builds_ && !why.empty();
+  if (!open_ && !says_why_of_builder) return;
+  if (fork_generation_ != core_->fork_generation()) return;
   open_ = false;
+  builds_ = false;
   if (core_->closed()) return;
   constexpr std::size_t why_bytes_max = 4096;
   wire::AbortRequest request{reserved_.store, reserved_.entry, reserved_.serial, 0, 0,

@@ -33,6 +33,7 @@ class ClaimState {
   std::uint64_t token_;
   std::uint64_t fork_generation_;
   bool open_ = true;
+  bool builds_ = false;  // reserved_ is then the builder's
 };
 
 }  // namespace forebay::client

@@ -274,6 +274,7 @@ class Access {
   // Whether what is viewed was put with this very description.
   static bool is_described_by(const View& view, const shm::Description& description);
   static Result<PrivateView> private_view(View view);
+  static const Core::Reserved& reserved_of(const Builder& builder);
   static Claim claim(std::unique_ptr<ClaimState> state);
   // Its description, in `room` if it lies in the record.
   static std::span<const std::byte> description_of(const View& view, std::span<std::byte> room) {

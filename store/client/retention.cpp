@@ -211,7 +211,8 @@ Result<std::vector<Result<void>>> Client::remove_many(std::span<const Ref> refs)
   std::vector<Result<void>> done;
   const StoreUuid store = core_->store();
   for (const Ref& ref : refs) {
-    auto checked = core_->check_store(ref, store);
+    auto checked = check_id(ref.id);
+    if (checked) checked = core_->check_store(ref, store);
     if (checked && (ref.version == 0 || ref.serial == 0))
       checked = fail(Errc::stale_ref, "the ref " + ref.to_string() + " names no segment");
     if (checked) {

@@ -38,6 +38,10 @@ Result<std::vector<std::size_t>> Core::wait(std::span<const WaitItem> items, std
   if (needed > items.size())
     return fail(Errc::bad_argument, "waiting for " + std::to_string(needed) + " of " +
                                         std::to_string(items.size()) + " versions");
+  if (items.size() > wait_items_max)
+    return fail(Errc::bad_argument, "waiting for " + std::to_string(items.size()) +
+                                        " versions at once; the most is " +
+                                        std::to_string(wait_items_max));
   const auto there_now = [&]() -> Result<std::vector<std::size_t>> {
     std::vector<std::size_t> ready;
     for (std::size_t i = 0; i < items.size(); ++i) {
@@ -74,6 +78,11 @@ Result<std::vector<std::size_t>> Core::wait(std::span<const WaitItem> items, std
     const auto& indices = answer->message.ready;
     if (std::ranges::any_of(indices, [&](std::uint32_t index) { return index >= items.size(); }))
       return fail(Errc::bad_message, "the daemon answered about what it was not asked");
+    // Of refs the daemon knows only id and version.
+    const bool some_are_refs =
+        std::ranges::any_of(items, [](const WaitItem& item) { return item.serial != 0; });
+    if (some_are_refs)
+      if (auto now = there_now(); !now) return now;
     return std::vector<std::size_t>(indices.begin(), indices.end());
   }
 }

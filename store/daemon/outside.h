@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "store/daemon/arena_space.h"
@@ -56,6 +57,8 @@ class Outside {
   // Valid during the call.
   virtual void told(Ticket ticket, const EventLog::Batch& batch) = 0;
   virtual void start(MemoryJob job) = 0;
+  // Of whoever has a slot: "pid 4711 (kmeans.py)".
+  virtual std::string name_of(std::uint32_t slot) const { return "process " + std::to_string(slot); }
   // A process may have two slots: one that it froze at a fork which no daemon answered, and another
   // that it got when it connected again.
   virtual bool same_process(std::uint32_t slot, std::uint32_t other) const = 0;

@@ -262,8 +262,7 @@ Result<void> Rules::check_source(const NewSegment& segment, const shm::Key& key)
   if (table_.has_flag(*entry, RecordFlag::persistent))
     return fail(Errc::conflict, what + " is to stay until it is removed; update it without take");
   if (auto unlisted = check_unlisted(*entry); !unlisted) return unlisted;
-  if (holds_.held(*entry))
-    return fail(Errc::conflict, what + " is held by another process; update it without take");
+  if (auto not_held = check_not_held(*entry); !not_held) return not_held;
   return {};
 }
 
@@ -312,9 +311,8 @@ void Rules::take_over(Pending& pending) {
   }
   shm::reached(shm::points::take_begun);
   bury(from, shm::Reason::superseded, RemovalCause::superseded);
-  Creation& creation = *find_creation(pending.key, pending.version);
-  creation.entry = *entry;
-  creation.pending = false;
+  bound_tombstones();
+  has_begun(pending, *entry);
   outside_.created(pending.ticket, {.entry = *entry,
                                     .version = pending.version,
                                     .serial = table_.serial(*entry),
@@ -471,15 +469,7 @@ void Rules::finish_create(Pending& pending, shm::Location location, bool in_slab
     refuse(pending, exhausted_error(pending, entry.error().code));
     return;
   }
-  Creation& creation = *find_creation(pending.key, pending.version);
-  creation.entry = *entry;
-  creation.pending = false;
-  if (pending.claim_entry != no_entry) {
-    // It is fulfilled. A daemon that dies before this finds both, and drops the claim.
-    table_.begin_removal(pending.claim_entry);
-    try_finish_removal(pending.claim_entry);
-    shm::reached(shm::points::claim_fulfilled);
-  }
+  has_begun(pending, *entry);
   if (segment.is_claim) {
     outside_.claimed(pending.ticket, {.yours = true,
                                       .entry = *entry,
@@ -493,6 +483,17 @@ void Rules::finish_create(Pending& pending, shm::Location location, bool in_slab
                                     .location = location,
                                     .size = segment.size,
                                     .description = fields.description});
+}
+
+void Rules::has_begun(const Pending& pending, EntryNumber entry) {
+  Creation& creation = *find_creation(pending.key, pending.version);
+  creation.entry = entry;
+  creation.pending = false;
+  if (pending.claim_entry == no_entry) return;
+  // The claim is fulfilled. A daemon that dies before this finds both, and drops the claim.
+  table_.begin_removal(pending.claim_entry);
+  try_finish_removal(pending.claim_entry);
+  shm::reached(shm::points::claim_fulfilled);
 }
 
 bool Rules::same_owner(std::uint32_t slot, std::uint32_t other) const {
@@ -522,6 +523,9 @@ Result<void> Rules::seal(EntryNumber entry, std::uint64_t serial, std::uint32_t 
   if (!listed) return fail(std::move(listed.error()));
   const Creation* const creation = find_creation(key, version);
   const std::uint64_t ttl_ns = creation != nullptr ? creation->ttl_ns : 0;
+  // What was said of the id goes on until something else is said.
+  if (const auto newest = table_.find_newest(key); newest && table_.keep(entry) == 0)
+    table_.set_keep(entry, table_.keep(*newest));
   for (const EntryNumber member : *listed) table_.set_flag(member, RecordFlag::held, true);
   start_expiry(entry, ttl_ns, wall_ns);
   table_.seal(entry, wall_ns);
@@ -544,13 +548,31 @@ Result<void> Rules::abort(EntryNumber entry, std::uint64_t serial, std::uint32_t
     if (repeated) return {};
     return fail(Errc::bad_state, "nothing of that number is being created by this process");
   }
-  if (table_.has_flag(entry, RecordFlag::claim) && !why.empty())
+  if (!why.empty())
     fail_claims(table_.key(entry), table_.version(entry), why);
-  forget_creation(table_.key(entry), table_.version(entry));
+  end_creation(entry);
   remove_entry(entry);
   keep_memory_ready();
   serve_claims();
   return {};
+}
+
+// Nobody makes this any more. If it is a claim, what was to fulfil it waits for nothing.
+void Rules::end_creation(EntryNumber entry) {
+  const shm::Key key = table_.key(entry);
+  const std::uint64_t version = table_.version(entry);
+  const Creation* const creation = find_creation(key, version);
+  const bool is_awaited = creation != nullptr && creation->pending;
+  const Ticket ticket = is_awaited ? creation->ticket : Ticket{};
+  forget_creation(key, version);
+  if (is_awaited) {
+    // A memory job of its own finds it gone.
+    std::erase_if(parked_, [&](const Pending& pending) { return pending.ticket == ticket; });
+    outside_.refused(ticket, fail(Errc::conflict, "the claim to make " +
+                                                      shown(table_.id(entry), version) +
+                                                      " has ended")
+                                 .error);
+  }
 }
 
 void Rules::cancel(std::uint64_t token, std::uint32_t slot) {
@@ -684,9 +706,7 @@ Result<void> Rules::supersede(std::string_view id, std::uint64_t version, std::u
     return fail(Errc::conflict, shown(id, version) +
                                     " is to stay until it is removed; update it without take");
   if (auto unlisted = check_unlisted(*entry); !unlisted) return unlisted;
-  if (holds_.held(*entry))
-    return fail(Errc::conflict,
-                shown(id, version) + " is held by another process; update it without take");
+  if (auto not_held = check_not_held(*entry); !not_held) return not_held;
   table_.mark_evicting(*entry);
   if (census_.pinned(*entry)) {
     table_.unmark_evicting(*entry);
@@ -788,9 +808,14 @@ bool Rules::make_room(std::uint64_t bytes, const std::function<bool()>& less_wil
   give_up_empty_slabs();
   census_.drain_accesses([this](EntryNumber entry) { eviction_.touch(entry); });
   EntryNumber refused = no_entry;  // the warmest that cannot go: all colder ones cannot, either
+  std::uint64_t refused_serial = 0;
   std::uint64_t freed_in_slabs = 0;
   while (space_.warm() + space_.ungrown() < bytes) {
     if (less_will_do()) return true;
+    // What was freed may have gone to who waits, who dropped what could not go before.
+    if (refused != no_entry && (table_.serial(refused) != refused_serial ||
+                                table_.word(refused).state() != State::sealed))
+      refused = no_entry;
     const EntryNumber coldest =
         refused == no_entry ? eviction_.coldest() : eviction_.next_warmer(refused);
     // A slab that was emptied is memory only when it is given up. To look for one takes as long as
@@ -803,7 +828,14 @@ bool Rules::make_room(std::uint64_t bytes, const std::function<bool()>& less_wil
     }
     if (coldest == no_entry) return false;
     const std::uint64_t items = slabs_.items_bytes();
-    if (!evict(coldest)) refused = coldest;
+    const bool lists_others =
+        shm::Brief::from_bits(table_.brief(coldest)).kind == shm::Kind::manifest;
+    if (!evict(coldest)) {
+      refused = coldest;
+      refused_serial = table_.serial(coldest);
+    } else if (lists_others) {
+      refused = no_entry;  // what it listed may go now
+    }
     if (slabs_.items_bytes() < items) freed_in_slabs += items - slabs_.items_bytes();
   }
   return true;
@@ -874,10 +906,15 @@ void Rules::session_ended(SessionId session) {
     forget_pending(*pending);
     pending = parked_.erase(pending);
   }
-  // Those whose memory is on its way: it will find nobody who wants it.
-  for (const auto& [number, purpose] : jobs_)
-    if (const auto* job = std::get_if<ForPending>(&purpose))
-      if (job->pending.ticket.session == session) forget_pending(job->pending);
+  // Those whose memory is on its way: it will find nobody who wants it. But who was given up before
+  // may not be who makes the version now.
+  for (const auto& [number, purpose] : jobs_) {
+    const auto* const job = std::get_if<ForPending>(&purpose);
+    if (job == nullptr || job->pending.ticket.session != session) continue;
+    const Creation* const creation = find_creation(job->pending.key, job->pending.version);
+    if (creation != nullptr && creation->pending && creation->ticket == job->pending.ticket)
+      forget_pending(job->pending);
+  }
   serve_claims();
 }
 
@@ -887,10 +924,8 @@ void Rules::process_ended(std::uint32_t slot) {
     for (const Creation& creation : creations)
       if (creation.owner_slot == slot && creation.entry != no_entry)
         orphans.push_back(creation.entry);
-  for (const EntryNumber entry : orphans) {
-    forget_creation(table_.key(entry), table_.version(entry));
-    remove_entry(entry);
-  }
+  for (const EntryNumber entry : orphans) end_creation(entry);
+  for (const EntryNumber entry : orphans) remove_entry(entry);
   held_no_more(holds_.process_ended(slot));
   for (const EntryNumber entry : std::vector<EntryNumber>(deferred_.begin(), deferred_.end()))
     try_finish_removal(entry);
@@ -965,7 +1000,12 @@ void Rules::tick(TimePoint now) {
                      fail(Errc::timed_out, shown(waiter.claim.id, waiter.claim.version) +
                                                " is still being made by somebody else")
                          .error);
-  for (const EntryNumber entry : expiries_.take_due(now)) expire(entry);
+  std::vector<std::pair<EntryNumber, std::uint64_t>> due;
+  for (const EntryNumber entry : expiries_.take_due(now))
+    due.emplace_back(entry, table_.serial(entry));
+  // As in remove: what one of them frees may take the entry of the next.
+  for (const auto& [entry, serial] : due)
+    if (table_.serial(entry) == serial) expire(entry);
   // Before anybody is told that time is up, what nobody announces: pins that ended without a nudge,
   // and segments that can be dropped.
   if ((!deferred_.empty() || !surplus_.empty()) && now >= rescan_at_) {
@@ -1092,11 +1132,13 @@ std::uint64_t Rules::adopt(const SegmentTable::Found& found, const std::vector<b
     if (table_.has_flag(entry, RecordFlag::evictable)) eviction_.add(entry);
     adopt_retention(entry, living, wall_ns);
   }
-  if (members_of)
-    for (const EntryNumber entry : sealed)
-      if (table_.word(entry).state() == State::sealed &&
-          shm::Brief::from_bits(table_.brief(entry)).kind == shm::Kind::manifest)
-        adopt_manifest(entry, members_of(entry));
+  const auto is_manifest = [&](EntryNumber entry) {
+    return members_of &&
+           shm::Brief::from_bits(table_.brief(entry)).kind == shm::Kind::manifest;
+  };
+  for (const EntryNumber entry : sealed)
+    if (table_.word(entry).state() == State::sealed && is_manifest(entry))
+      adopt_manifest(entry, members_of(entry));
   std::vector<EntryNumber> orphans;  // given back once everybody has claimed what is theirs
   for (const EntryNumber entry : found.creating) {
     const std::uint32_t slot = table_.owner_slot(entry);
@@ -1108,14 +1150,13 @@ std::uint64_t Rules::adopt(const SegmentTable::Found& found, const std::vector<b
       table_.begin_removal(entry);
       table_.finish_removal(entry);
     } else if (alive) {
-      constexpr std::uint64_t second = 1'000'000'000;
       creations_[table_.key(entry)].push_back(
           {.version = table_.version(entry),
            .entry = entry,
            .token = table_.token(entry),
            .owner_slot = slot,
            .ticket = {},
-           .ttl_ns = table_.expires(entry) * second,
+           .ttl_ns = ttl_of_creation(entry),
            .pending = false,
            .is_claim = table_.has_flag(entry, RecordFlag::claim)});
     } else {
@@ -1127,6 +1168,7 @@ std::uint64_t Rules::adopt(const SegmentTable::Found& found, const std::vector<b
       ++unsound;
       table_.finish_removal(entry);
     } else {
+      if (is_manifest(entry)) adopt_manifest(entry, members_of(entry));
       try_finish_removal(entry);
     }
   }

@@ -115,7 +115,7 @@ class Rules {
                     std::span<const shm::ManifestMember> members = {});
   // The create of this token is wanted no more, whether it is answered, parked or not known.
   void cancel(std::uint64_t token, std::uint32_t slot);
-  // `why`: of a claim; what those who wait for it are told.
+  // `why`: of a claim, or of what was to fulfil it; what those who wait for it are told.
   Result<void> abort(EntryNumber entry, std::uint64_t serial, std::uint32_t slot, bool repeated,
                      std::string_view why = {});
   // Removes one version (or all: version 0); serial 0: whichever segment it is.
@@ -247,9 +247,11 @@ class Rules {
   void take_over(Pending& pending);
   void wait_for_entry(Pending& pending);
   void finish_create(Pending& pending, shm::Location location, bool in_slab);
+  void has_begun(const Pending& pending, EntryNumber entry);
   void refuse(const Pending& pending, Error error);
   void forget_creation(const shm::Key& key, std::uint64_t version);
   void forget_pending(const Pending& pending);
+  void end_creation(EntryNumber entry);
   Creation* find_creation(const shm::Key& key, std::uint64_t version);
 
   std::optional<Growth> plan_growth(std::uint64_t bytes, std::uint64_t alignment);
@@ -286,9 +288,11 @@ class Rules {
   void adopt_manifest(EntryNumber manifest, std::span<const shm::ManifestMember> members);
   void end_manifest(EntryNumber entry);
   void adopt_retention(EntryNumber entry, const std::vector<bool>& living, std::uint64_t wall_ns);
+  std::uint64_t ttl_of_creation(EntryNumber entry) const;
   Result<std::vector<EntryNumber>> find_members(
       EntryNumber manifest, std::span<const shm::ManifestMember> members) const;
   Result<void> check_unlisted(EntryNumber entry) const;
+  Result<void> check_not_held(EntryNumber entry) const;
 
   // Waiting (rules_waiting.cpp).
   std::optional<EntryNumber> find_wished(const shm::Key& key, VersionWish wish) const;

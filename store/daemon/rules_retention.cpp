@@ -17,6 +17,12 @@ using shm::State;
 
 constexpr std::uint64_t second_ns = 1'000'000'000;
 
+// Unlike a wait, it may be longer than a year; not longer than what a record's seconds can say.
+TimePoint end_of_life(TimePoint now, std::uint64_t ttl_ns) {
+  constexpr std::uint64_t longest = UINT32_MAX * second_ns;
+  return now + std::chrono::nanoseconds(std::min(ttl_ns, longest));
+}
+
 }  // namespace
 
 bool Rules::stays(EntryNumber entry) const {
@@ -110,6 +116,16 @@ Result<void> Rules::check_unlisted(EntryNumber entry) const {
                                   "; remove that first");
 }
 
+// For who wants its memory.
+Result<void> Rules::check_not_held(EntryNumber entry) const {
+  const std::vector<std::uint32_t> slots = holds_.holders(entry);
+  if (slots.empty()) return {};
+  return fail(Errc::conflict, shown(table_.id(entry), table_.version(entry)) + " is held by " +
+                                  outside_.name_of(slots.front()) +
+                                  (slots.size() > 1 ? " and others" : "") +
+                                  "; have it let go, or update without take");
+}
+
 Result<std::vector<EntryNumber>> Rules::find_members(
     EntryNumber manifest, std::span<const shm::ManifestMember> members) const {
   std::vector<EntryNumber> found;
@@ -147,9 +163,11 @@ void Rules::end_manifest(EntryNumber entry) {
 
 void Rules::start_expiry(EntryNumber entry, std::uint64_t ttl_ns, std::uint64_t wall_ns) {
   if (ttl_ns == 0) return;
-  expiries_.add(entry, deadline_after(now_, ttl_ns));
+  expiries_.add(entry, end_of_life(now_, ttl_ns));
   const std::uint64_t age_ns = wall_ns - std::min(wall_ns, table_.index().stamp->born_ns);
-  const std::uint64_t at_s = age_ns / second_ns + ttl_ns / second_ns + 1;
+  // Rounded up: a daemon that follows must not be early.
+  const std::uint64_t at_s = age_ns / second_ns + ttl_ns / second_ns +
+                             (age_ns % second_ns + ttl_ns % second_ns + second_ns - 1) / second_ns;
   table_.set_expires(entry, static_cast<std::uint32_t>(
                                 std::min<std::uint64_t>(at_s, UINT32_MAX)));
 }
@@ -248,8 +266,18 @@ void Rules::adopt_retention(EntryNumber entry, const std::vector<bool>& living,
   }
   if (table_.expires(entry) != 0) {
     const std::uint64_t at = table_.index().stamp->born_ns + table_.expires(entry) * second_ns;
-    expiries_.add(entry, deadline_after(now_, at > wall_ns ? at - wall_ns : 0));
+    expiries_.add(entry, end_of_life(now_, at > wall_ns ? at - wall_ns : 0));
   }
+}
+
+// While a segment is made, its record has its time to live. Its seal writes first when that ends,
+// then when it was sealed: a daemon that died between that and the seal itself leaves the end.
+std::uint64_t Rules::ttl_of_creation(EntryNumber entry) const {
+  const std::uint64_t expires_ns = table_.expires(entry) * second_ns;
+  const std::uint64_t sealed_ns = table_.index().records[entry].sealed_ns.load();
+  if (sealed_ns == 0 || expires_ns == 0) return expires_ns;
+  const std::uint64_t end_ns = table_.index().stamp->born_ns + expires_ns;
+  return end_ns - std::min(end_ns - 1, sealed_ns);
 }
 
 }  // namespace forebay::daemon

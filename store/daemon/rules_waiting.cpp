@@ -50,6 +50,8 @@ void Rules::wait(Ticket ticket, std::span<const WaitWish> items, std::uint32_t n
       waiters_.park(of_item, key, item.wish, deadline);
     }
   }
+  // More than all there are will never be there: nothing would end such a wait.
+  needed = std::min(needed, wait_sets_.items(ticket));
   wait_sets_.begin(ticket, needed);
   if (wait_sets_.ready(ticket) < needed && deadline > now) return;
   waiters_.cancel(ticket.session, ticket.number);
@@ -112,15 +114,15 @@ void Rules::claim(Ticket ticket, const NewClaim& claim, TimePoint deadline, Time
                                      .version = table_.version(*entry),
                                      .serial = table_.serial(*entry)});
   const auto creations = creations_.find(key);
-  const bool in_the_way =
-      creations != creations_.end() &&
-      std::ranges::any_of(creations->second, [&](const Creation& creation) {
-        const bool own = claim.token != 0 && creation.is_claim &&
-                         creation.token == claim.token &&
-                         same_owner(creation.owner_slot, claim.owner_slot);
-        return !own && (claim.version == 0 || creation.version == claim.version);
-      });
-  if (in_the_way) {
+  bool granted_before = false;  // and asked for again, after a reconnect
+  bool in_the_way = false;
+  if (creations != creations_.end())
+    for (const Creation& creation : creations->second) {
+      granted_before |= claim.token != 0 && creation.is_claim && creation.token == claim.token &&
+                        same_owner(creation.owner_slot, claim.owner_slot);
+      in_the_way |= claim.version == 0 || creation.version == claim.version;
+    }
+  if (in_the_way && !granted_before) {
     if (deadline <= now)
       return outside_.refused(ticket, fail(Errc::timed_out, shown(claim.id, claim.version) +
                                                                 " is being made by somebody else")

@@ -368,7 +368,9 @@ void SegmentTable::unmark_evicting(EntryNumber entry) {
 
 void SegmentTable::bury(EntryNumber entry, shm::Reason reason) {
   Record& record = index_.records[entry];
-  record.flags.store((record.flags.load(relaxed) & 0xffU) | shm::reason_bits(reason), release);
+  record.flags.store((record.flags.load(relaxed) & ~shm::reason_bits(shm::Reason{0xff})) |
+                         shm::reason_bits(reason),
+                     release);
   // The exact slot stays: it is how a get learns why. The newest slot goes to what can be read, and
   // first, so that nobody is told of an eviction while an older version is there.
   const std::uint32_t hash = shm::newest_hash(key(entry));

@@ -72,6 +72,7 @@ class Server final : public Outside {
   void claimed(Ticket ticket, const ClaimAnswer& answer) override;
   void told(Ticket ticket, const EventLog::Batch& batch) override;
   void start(MemoryJob job) override;
+  std::string name_of(Slot slot) const override;
   bool same_process(Slot slot, Slot other) const override {
     return processes_.same_process(slot, other);
   }
@@ -123,6 +124,7 @@ class Server final : public Outside {
   void put(Session& session, std::uint32_t number, const wire::PutRequest& request);
   void put_many(Session& session, std::uint32_t number, const wire::PutManyRequest& request);
   void await(Session& session, std::uint32_t number, const wire::AwaitRequest& request);
+  static void forget_wait_parts(Session& session, std::uint32_t number);
   void wait(Session& session, std::uint32_t number, const wire::WaitRequest& request);
   void claim(Session& session, std::uint32_t number, const wire::ClaimRequest& request);
   void events(Session& session, std::uint32_t number, const wire::EventsRequest& request);

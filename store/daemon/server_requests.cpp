@@ -634,24 +634,34 @@ void Server::awaited(Ticket ticket) {
     reply(*session, Op::await, ticket.number, wire::Empty{});
 }
 
+void Server::forget_wait_parts(Session& session, std::uint32_t number) {
+  const auto found = session.wait_parts.find(number);
+  if (found == session.wait_parts.end()) return;
+  session.wait_parts_items -= found->second.ids.size() + found->second.frames;
+  session.wait_parts.erase(found);
+}
+
 void Server::wait(Session& session, std::uint32_t number, const wire::WaitRequest& request) {
   Session::WaitParts& parts = session.wait_parts[number];
-  const auto refuse = [&](std::string why) {
-    session.wait_parts.erase(number);
-    reply_failure(session, Op::wait, number, fail(Errc::limit_reached, std::move(why)).error);
-  };
-  if (parts.ids.size() + request.items.size() > wait_items_max)
-    return refuse("a wait is for at most " + std::to_string(wait_items_max) + " versions");
+  // Of all waits that are not finished: what is remembered of a client is bounded.
+  const std::size_t more = request.items.size() + 1;
+  if (session.wait_parts_items + more > wait_items_max) {
+    forget_wait_parts(session, number);
+    return reply_failure(session, Op::wait, number,
+                         fail(Errc::limit_reached, "a wait is for fewer than " +
+                                                       std::to_string(wait_items_max) +
+                                                       " versions")
+                             .error);
+  }
   for (const wire::WaitItem& item : request.items) {
     parts.ids.emplace_back(item.id.substr(0, id_bytes_max));
     parts.wishes.push_back({.exact = item.version, .after = item.after});
   }
-  if (request.more != 0) {
-    if (session.wait_parts.size() > waiting_max) refuse("too many waits that were not finished");
-    return;
-  }
-  const Session::WaitParts whole = std::move(parts);
-  session.wait_parts.erase(number);
+  ++parts.frames;
+  session.wait_parts_items += more;
+  if (request.more != 0) return;
+  const Session::WaitParts whole = parts;
+  forget_wait_parts(session, number);
   constexpr std::size_t item_bytes = 128;
   if (!may_wait(session, Op::wait, number, whole.ids.size() * item_bytes)) return;
   std::vector<WaitWish> items;
@@ -660,6 +670,13 @@ void Server::wait(Session& session, std::uint32_t number, const wire::WaitReques
     items.push_back({whole.ids[i], whole.wishes[i]});
   rules_.wait({session.id, number, 0}, items, request.needed,
               deadline_after(now_, request.timeout_ns), now_);
+}
+
+std::string Server::name_of(Slot slot) const {
+  const Process* const process = const_cast<Processes&>(processes_).find(slot);
+  return process == nullptr ? "a process that has gone"
+                            : "pid " + std::to_string(process->peer.pid) + " (" +
+                                  process->program + ")";
 }
 
 void Server::waited(Ticket ticket, std::vector<std::uint32_t> ready) {
@@ -719,7 +736,7 @@ void Server::told(Ticket ticket, const EventLog::Batch& batch) {
 
 void Server::cancel(Session& session, std::uint32_t number) {
   rules_.cancel_wait(session.id, number);
-  session.wait_parts.erase(number);
+  forget_wait_parts(session, number);
   const auto waiting = session.waiting.find(number);
   if (waiting == session.waiting.end()) return;
   // A create or put is ended by `abort`, for it may be done already.
@@ -779,7 +796,10 @@ void Server::hold(Session& session, std::uint32_t number, const wire::HoldReques
 }
 
 void Server::holds_again(Session& session, const wire::HoldsAgainRequest& request) {
-  if (session.holds_parts.size() + request.items.size() > table_.entries_max()) {
+  // Each may be held more than once; but not without end.
+  constexpr std::size_t times = 4;
+  const std::size_t known = memory_.index().live->entries_end.load(std::memory_order_relaxed);
+  if (session.holds_parts.size() + request.items.size() > times * (known + dump_page_bytes)) {
     ending_.push_back(session.id);
     return;
   }

@@ -53,8 +53,10 @@ struct Session {
   struct WaitParts {
     std::vector<std::string> ids;
     std::vector<VersionWish> wishes;
+    std::size_t frames = 0;
   };
   std::unordered_map<std::uint32_t, WaitParts> wait_parts;
+  std::size_t wait_parts_items = 0;  // of all of them
   std::vector<std::pair<EntryNumber, std::uint64_t>> holds_parts;
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Random numbers for tests: the seed is printed when a test fails, and FOREBAY_SEED brings a run
-// back.
+// Random numbers for tests: the seed is printed when a test fails, and --seed=N (or FOREBAY_SEED)
+// brings a run back.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -22,7 +22,7 @@ class Random {
   explicit Random(const std::string& name, std::uint64_t seed = seed_of_run())
       : seed_(seed), engine_(seed) {
     // Doctest shows it only if the test fails; the run can then be repeated.
-    MESSAGE(name, ": to repeat, set FOREBAY_SEED=", seed_);
+    MESSAGE(name, ": to repeat, --seed=", seed_);
   }
   std::uint64_t seed() const { return seed_; }
   std::uint64_t next() { return engine_(); }

@@ -243,10 +243,10 @@ TEST_SUITE("async gets") {
     CHECK(Status(client)["waiters"] == 0);
   }
 
-  TEST_CASE("20000 gets of as many ids end with their seals, also after the daemon was killed") {
+  TEST_CASE("40000 gets of as many ids end with their seals, also after the daemon was killed") {
     DaemonProcess daemon;
     Client client = daemon.connect();
-    constexpr std::size_t many = 20000;
+    constexpr std::size_t many = 40000;
     std::vector<std::string> ids;
     for (std::size_t i = 0; i < many; ++i) ids.push_back("many/" + std::to_string(i));
     std::vector<int> called(many);

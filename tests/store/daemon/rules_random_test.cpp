@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The rules against a model, at random: processes that create, seal, read, remove and die, memory
-// that comes late, in any order or not at all, and daemons that are killed between any two calls to
-// the outside. After each step every byte is accounted for (I6), every pinned segment is where it
-// was (I4), every request has its one answer or a reason to wait, and readers find what they should.
+// The rules against a model, at random: processes that create, seal, read, hold, take over, claim,
+// wait, remove and die, a clock that moves, memory that comes late, in any order or not at all, pins
+// that end while the rules look, and daemons that are killed between any two calls to the outside.
+// After each step every byte is accounted for (I6), every pinned segment is where it was (I4), every
+// request has its one answer or a reason to wait, readers find what they should, and nothing went
+// without a reason that was told to subscribers, once and in order (I2).
 //
-// FOREBAY_STEPS sets the number of steps for each kind of store.
+// A long run, and the same again:
+//   unit_tests -tc="whatever happens*" --steps=1000000
+//   unit_tests -tc="whatever happens*: a crowded store" --steps=1000000 --seed=4711
+// --steps is for each kind of store.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -13,21 +18,25 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "store/daemon/rules.h"
 #include "tests/support/index_memory.h"
 #include "tests/support/outcome.h"
 #include "tests/support/random.h"
+#include "tests/support/rules_model.h"
 #include "tests/support/rules_surroundings.h"
 
 namespace forebay::daemon {
 namespace {
 
 using shm::Probe;
+using shm::RecordFlag;
 using shm::State;
 using std::chrono::milliseconds;
 using test::Answer;
@@ -36,9 +45,14 @@ using test::FakeCensus;
 using test::FakeOutside;
 using test::IndexMemory;
 using test::outcome;
+using test::RulesModel;
+using test::Serial;
+using test::Slot;
+using Segment = test::ModelSegment;
 
 constexpr std::uint64_t page_bytes = shm::page_bytes;
 constexpr std::uint64_t pages(std::uint64_t count) { return count * page_bytes; }
+constexpr std::uint64_t second_ns = 1'000'000'000;
 const std::error_code no_memory(ENOSPC, std::system_category());
 
 int steps_of_run(int usually) {
@@ -56,32 +70,29 @@ struct Kind {
   double refusals = 0.1;  // how often the system has no memory to give
 };
 
-// What the store should hold: each segment by its serial.
-struct Segment {
-  std::string id;
-  std::uint64_t version = 0;
-  EntryNumber entry = no_entry;
-  State state{};  // creating, sealed, removing, tombstone
-  std::uint64_t location = 0;
-  std::uint64_t stored = 0;  // bytes
-  bool evictable = false;
-  bool in_slab = false;
-  std::uint32_t owner_slot = 0;
-  std::uint64_t token = 0;
-  std::uint64_t rank = 0;  // later used, higher
-};
-
 struct Request {
+  enum class Kind { create, await, wait, claim, events };
+  Kind kind{};
   Ticket ticket;
   std::string id;
-  bool is_create = false;
+  TimePoint deadline;
+  bool open = true;
+  // Of a create.
   bool is_put = false;
   std::vector<std::byte> description;
   NewSegment segment;
-  VersionWish wish;
   std::uint64_t version = 0;  // that it must get
-  TimePoint deadline;
-  bool open = true;
+  Serial claim_serial = 0;    // of the claim that it fulfils
+  // Of waiting.
+  VersionWish wish;
+  std::vector<std::pair<std::string, VersionWish>> items;
+  std::uint32_t needed = 0;
+  std::set<std::uint32_t> ready;
+  bool complete = false;
+  // Of a claim.
+  NewClaim claim;
+  // Of events.
+  std::size_t subscriber = 0;
 };
 
 struct Process {
@@ -90,10 +101,16 @@ struct Process {
 };
 
 struct Pin {
-  std::uint32_t slot = 0;
+  Slot slot = 0;
   EntryNumber entry = no_entry;
-  std::uint64_t serial = 0;
+  Serial serial = 0;
   std::uint64_t location = 0;
+};
+
+struct Subscriber {
+  std::string prefix;
+  std::uint64_t cursor = 0;
+  std::optional<Ticket> asks;
 };
 
 // The bytes that an item takes in its slab: multiples of 64 bytes, then eight steps a doubling.
@@ -108,6 +125,9 @@ std::uint64_t bytes_of(const std::vector<Extent>& extents) {
   return bytes;
 }
 
+// As the record has a time to live.
+std::uint64_t in_whole_seconds(std::uint64_t ns) { return (ns + second_ns - 1) / second_ns * second_ns; }
+
 class Campaign {
  public:
   Campaign(const Kind& kind, test::Random& random)
@@ -115,28 +135,39 @@ class Campaign {
         random_(random),
         memory_(kind.limits),
         arena_(kind.options.address_bytes),
+        model_(kind.options.keep),
         processes_(processes_count) {
+    memory_.map().stamp->born_ns = wall_ns() - 12'345'678'901;
     census_.on_access = [this](EntryNumber entry) {
-      for (auto& [serial, segment] : segments_)
+      for (auto& [serial, segment] : model_.segments)
         if (segment.entry == entry && segment.state == State::sealed) segment.rank = ++uses_;
     };
-    census_.before_look = [this] { maybe_kill(); };
+    census_.before_look = [this] {
+      maybe_kill();
+      maybe_let_go_midway();
+    };
     outside_.before_call = [this] { maybe_kill(); };
-    outside_.on_created = [this](const Answer& answer) { was_created(answer); };
+    outside_.on_created = [this](const Answer& answer) {
+      if (answer.kind == Answer::Kind::created) was_created(answer);
+      if (answer.kind == Answer::Kind::claimed) was_claimed(answer);
+    };
     table_ = std::make_unique<SegmentTable>(memory_.table());
     rules_ = std::make_unique<Rules>(*table_, census_, outside_, kind_.options);
     rules_->begin();
     for (Process& process : processes_) process.session = ++last_session_;
+    for (const char* prefix : {"", "id ", "id 1", "an id"})
+      subscribers_.push_back({.prefix = prefix, .cursor = 0, .asks = {}});
   }
 
   void run(int steps) {
     for (step_ = 0; step_ < steps; ++step_) {
-      doing_ = {};
-      sealed_now_.clear();
-      memory_refused_ = false;
+      begin_step();
       calls_to_kill_ = random_.chance(0.05) ? 1 + random_.below(6) : 0;
       try {
         one_step();
+        // The server does so at the end of each turn, in which there may have been many calls.
+        if (random_.chance(0.5)) tick();
+        deliver_nudges();
         calls_to_kill_ = 0;
         check();
       } catch (const Kill&) {
@@ -151,73 +182,142 @@ class Campaign {
  private:
   static constexpr std::uint32_t processes_count = 5;  // by slot; 0 is nobody's
 
+  void begin_step() {
+    doing_ = {};
+    sealed_now_.clear();
+    seals_.clear();
+    asked_to_go_.clear();
+    must_go_.clear();
+    taken_now_.clear();
+    failed_claims_.clear();
+    memory_refused_ = false;
+    ticked_ = false;
+    moved_midway_ = false;
+    may_move_midway_ = random_.chance(0.1);
+  }
+
   // ------------------------------------------------------------------------------ what may happen
 
   void one_step() {
-    const auto slot = 1 + random_.below(processes_count - 1);
+    const Slot slot = 1 + random_.below(processes_count - 1);
     Process& process = processes_[slot];
-    switch (random_.below(40)) {
+    const bool connected = process.session != 0;
+    switch (random_.below(72)) {
       default:
-        if (process.session != 0) create(slot);
+        if (connected) create(slot);
         break;
-      case 10:
-      case 11:
       case 12:
       case 13:
+        if (connected) take(slot);
+        break;
       case 14:
       case 15:
-        seal();
-        break;
       case 16:
-        abort();
-        break;
       case 17:
       case 18:
       case 19:
-        remove();
+        seal();
         break;
       case 20:
-      case 21:
-        if (process.session != 0) await(process.session);
+        abort();
         break;
+      case 21:
       case 22:
+        remove();
+        break;
       case 23:
+        random_.chance(0.7) ? remove_before() : supersede();
+        break;
       case 24:
-        if (process.alive) get(slot);
+        random_.chance(0.7) ? supersede() : drop_all();
         break;
       case 25:
       case 26:
+        if (connected) await(process.session);
+        break;
       case 27:
-        if (!pins_.empty()) release();
-        break;
       case 28:
-        if (process.session != 0) repeat(slot);
-        break;
       case 29:
-        if (process.session != 0 && random_.chance(0.3)) end_session(process);
+        if (connected) wait(process.session);
         break;
       case 30:
-        if (process.alive && random_.chance(0.2)) die(slot);
-        break;
       case 31:
-        process.alive = true;
-        if (process.session == 0) process.session = ++last_session_;
-        break;
       case 32:
-        pass(milliseconds(random_.chance(0.2) ? random_.below(3000) : random_.below(60)));
-        break;
       case 33:
-        if (const auto at = rules_->next_wakeup(); at && *at > now_)
-          pass(std::min<std::chrono::nanoseconds>(*at - now_, std::chrono::seconds(20)));
+        if (connected) claim(slot);
         break;
       case 34:
-        if (random_.chance(0.1)) throw Kill{};
-        break;
       case 35:
       case 36:
+        if (connected) fulfil(slot);
+        break;
       case 37:
       case 38:
       case 39:
+        if (connected) read_events(process.session);
+        break;
+      case 40:
+        cancel();
+        break;
+      case 41:
+      case 42:
+        if (process.alive) hold(slot);
+        break;
+      case 43:
+      case 44:
+        if (process.alive) unhold(slot);
+        break;
+      case 45:
+        if (process.alive) hold_again(slot);
+        break;
+      case 46:
+        keep();
+        break;
+      case 47:
+        if (random_.chance(0.2)) persist();
+        break;
+      case 48:
+      case 49:
+      case 50:
+      case 51:
+        if (process.alive) get(slot);
+        break;
+      case 52:
+      case 53:
+      case 54:
+      case 55:
+        if (!pins_.empty()) release();
+        break;
+      case 56:
+      case 57:
+        if (connected) repeat(slot);
+        break;
+      case 58:
+        if (connected && random_.chance(0.3)) end_session(process);
+        break;
+      case 59:
+        if (process.alive && random_.chance(0.2)) die(slot);
+        break;
+      case 60:
+        process.alive = true;
+        if (process.session == 0) process.session = ++last_session_;
+        break;
+      case 61:
+      case 62:
+        pass(milliseconds(random_.chance(0.2) ? random_.below(3000) : random_.below(60)));
+        break;
+      case 63:
+        if (const auto at = rules_->next_wakeup(); at && *at > now_)
+          pass(std::min<std::chrono::nanoseconds>(*at - now_, std::chrono::seconds(20)));
+        break;
+      case 64:
+        if (random_.chance(0.1)) throw Kill{};
+        break;
+      case 65:
+      case 66:
+      case 67:
+      case 68:
+      case 69:
         if (!outside_.jobs.empty()) do_job(one_of(outside_.jobs), random_.chance(kind_.refusals));
     }
   }
@@ -235,94 +335,211 @@ class Campaign {
     if (random_.chance(0.03)) return capacity + 1 + random_.below(100'000);
     return 1 + random_.next() % (random_.chance(0.1) ? capacity : capacity / 12);
   }
+  std::uint32_t some_keep() {
+    const std::uint32_t keep = random_.below(8);
+    return keep < 4 ? 0 : keep == 7 ? shm::keep_all : keep - 3;
+  }
   template <class Things>
   std::size_t one_of(const Things& things) {
     return random_.below(static_cast<std::uint32_t>(things.size()));
   }
+  // A version that can be read, if there is any.
+  Serial some_readable() {
+    std::vector<Serial> all;
+    for (const auto& [id, shelf] : model_.shelves)
+      for (const auto& [version, serial] : shelf) all.push_back(serial);
+    return all.empty() ? 0 : all[one_of(all)];
+  }
+  std::uint64_t some_timeout_ns() { return random_.chance(0.5) ? 0 : random_.next() % 2'000'000'000; }
+  std::uint64_t some_token() { return random_.chance(0.7) ? random_.next() | 1U : 0; }
 
-  void create(std::uint32_t slot) {
+  Request some_create(Slot slot) {
     Request request;
-    request.is_create = true;
+    request.kind = Request::Kind::create;
     request.id = some_id();
     NewSegment& segment = request.segment;
     segment.size = some_size(segment.packed);
     request.is_put = segment.packed || random_.chance(0.2);
     if (random_.chance(0.4)) segment.version = 1 + random_.below(6);
     if (random_.chance(0.2)) request.description.resize(random_.below(6000));
-    segment.brief = random_.next();
+    segment.brief = shm::Brief{.kind = segment.size > 0 && random_.chance(0.15)
+                                           ? shm::Kind::manifest
+                                           : shm::Kind::array,
+                               .first_dim = random_.next32()}
+                        .bits();
     segment.evictable = random_.chance(0.5);
-    segment.timeout_ns = random_.chance(0.5) ? 0 : random_.next() % 2'000'000'000;
-    segment.token = random_.chance(0.7) ? random_.next() | 1U : 0;
+    segment.persistent = random_.chance(0.03);
+    segment.timeout_ns = some_timeout_ns();
+    segment.token = some_token();
     segment.owner_slot = slot;
+    segment.keep = some_keep();
+    if (random_.chance(0.2)) segment.ttl_ns = 1 + random_.next() % (4 * second_ns);
+    return request;
+  }
+  void create(Slot slot) { send(some_create(slot), processes_[slot].session); }
+
+  void take(Slot slot) {
+    Request request = some_create(slot);
+    request.is_put = false;
+    request.description.clear();
+    request.segment.size = 0;
+    request.segment.packed = false;
+    request.segment.take_from = 1 + random_.below(8);
+    if (const Serial serial = some_readable(); serial != 0 && random_.chance(0.8)) {
+      request.id = model_.segments.at(serial).id;
+      request.segment.take_from = model_.segments.at(serial).version;
+    }
+    if (random_.chance(0.8)) request.segment.version = 0;
+    send(std::move(request), processes_[slot].session);
+  }
+
+  // Makes what it has claimed.
+  void fulfil(Slot slot) {
+    std::vector<const Segment*> claims;
+    for (const auto& [serial, segment] : model_.segments)
+      if (segment.is_claim && segment.state == State::creating && segment.token != 0 &&
+          (segment.owner_slot == slot || random_.chance(0.05)))
+        claims.push_back(&segment);
+    if (claims.empty()) return;
+    const Segment& claim = *claims[one_of(claims)];
+    Request request = some_create(slot);
+    if (random_.chance(0.95)) request.id = claim.id;
+    request.segment.claim = claim.token;
+    if (const Serial newest = model_.readable(claim.id, 0); newest != 0 && random_.chance(0.2)) {
+      request.segment.take_from = model_.segments.at(newest).version;
+      request.segment.size = 0;
+      request.segment.packed = false;
+      request.description.clear();
+      request.is_put = false;
+    }
     send(std::move(request), processes_[slot].session);
   }
 
   // Sends a request again, as a client does that has lost its connection.
-  void repeat(std::uint32_t slot) {
+  void repeat(Slot slot) {
     std::vector<const Request*> candidates;
-    for (const auto& [ticket, request] : requests_)
-      if (request.is_create && request.segment.token != 0 && request.segment.owner_slot == slot)
-        candidates.push_back(&request);
+    for (const auto& [ticket, request] : requests_) {
+      const bool is_create = request.kind == Request::Kind::create &&
+                             request.segment.token != 0 && request.segment.owner_slot == slot;
+      const bool is_claim = request.kind == Request::Kind::claim && request.claim.token != 0 &&
+                            request.claim.owner_slot == slot;
+      if (is_create || is_claim) candidates.push_back(&request);
+    }
     if (candidates.empty()) return;
     Request again = *candidates[candidates.size() - 1 - random_.below(std::min<std::uint32_t>(
                                     5, static_cast<std::uint32_t>(candidates.size())))];
     ++done["repeated"];
-    send(std::move(again), processes_[slot].session);
+    if (again.kind == Request::Kind::create) return send(std::move(again), processes_[slot].session);
+    if (may_claim()) send_claim(std::move(again), processes_[slot].session);
   }
 
   std::uint64_t needed(const Request& request) const {
+    if (request.segment.take_from != 0) return 0;
     const std::uint64_t stored =
         shm::stored_bytes(request.segment.size, request.description.size());
     return request.segment.packed && Slabs::fits(stored) ? Slabs::slab_bytes(stored)
                                                          : shm::page_align(stored);
   }
-  const Segment* find(const std::string& id, std::uint64_t version, State state) const {
-    for (const auto& [serial, segment] : segments_)
-      if (segment.id == id && segment.version == version && segment.state == state)
-        return &segment;
-    return nullptr;
+
+  // Why a version cannot be taken over or superseded; empty: it can.
+  std::string refusal_of_source(const std::string& id, std::uint64_t version, bool takes) const {
+    const Serial serial = model_.readable(id, version);
+    if (serial == 0) {
+      const Serial grave = model_.find(id, version, State::tombstone);
+      if (grave == 0) return "not_found";
+      return model_.segments.at(grave).reason == shm::Reason::superseded ? "superseded" : "evicted";
+    }
+    const Segment& source = model_.segments.at(serial);
+    if (takes && (source.stored == 0 || source.in_slab)) return "bad_argument";
+    if (may_stay(serial) || pinned(source.entry)) return "conflict";
+    return {};
+  }
+
+  // Who is in the way of a new version: 0, or a serial, or 1 for a create that has none yet.
+  bool is_being_made(const std::string& id, std::uint64_t version) const {
+    for (const auto& [serial, segment] : model_.segments)
+      if (segment.state == State::creating && segment.id == id &&
+          (version == 0 || segment.version == version))
+        return true;
+    for (const auto& [ticket, request] : requests_)
+      if (request.open && request.kind == Request::Kind::create && request.id == id &&
+          (version == 0 || request.version == version))
+        return true;
+    return false;
+  }
+  std::uint64_t highest_version(const std::string& id) const {
+    std::uint64_t highest = 0;
+    for (const auto& [serial, segment] : model_.segments)
+      if (segment.id == id && segment.state != State::removing)
+        highest = std::max(highest, segment.version);
+    for (const auto& [ticket, request] : requests_)
+      if (request.open && request.kind == Request::Kind::create && request.id == id)
+        highest = std::max(highest, request.version);
+    return highest;
+  }
+  bool is_being_fulfilled(Serial claim) const {
+    return std::ranges::any_of(requests_, [claim](const auto& item) {
+      return item.second.open && item.second.claim_serial == claim;
+    });
   }
 
   void send(Request request, SessionId session) {
     const Ticket ticket{session, ++last_number_, 0};
     request.ticket = ticket;
     request.open = true;
+    request.claim_serial = 0;
     request.deadline = now_ + std::chrono::nanoseconds(request.segment.timeout_ns);
-    const std::uint64_t wished = request.segment.version;
-    const std::uint64_t token = request.segment.token;
+    const NewSegment& wanted = request.segment;
 
     // What must come of it.
-    std::uint64_t repeats_serial = 0;
-    std::uint64_t highest = 0;
-    std::string refusal;
+    Serial repeats = 0;
     Request* superseded = nullptr;
-    for (const auto& [serial, segment] : segments_) {
-      if (segment.id != request.id || segment.state == State::removing) continue;
-      highest = std::max(highest, segment.version);
-      if (token != 0 && segment.token == token) repeats_serial = serial;
-      if (wished == segment.version)
-        refusal = segment.state == State::sealed     ? "exists"
-                  : segment.state == State::creating ? "conflict"
-                                                     : refusal;
+    if (wanted.token != 0) {
+      for (const auto& [serial, segment] : model_.segments)
+        if (segment.id == request.id && segment.token == wanted.token && !segment.is_claim &&
+            segment.state != State::removing)
+          repeats = serial;
+      for (auto& [other_ticket, other] : requests_)
+        if (other.open && other.kind == Request::Kind::create && other.id == request.id &&
+            other.segment.token == wanted.token)
+          superseded = &other;
     }
-    for (auto& [other_ticket, other] : requests_) {
-      if (!other.open || !other.is_create || other.id != request.id) continue;
-      highest = std::max(highest, other.version);
-      if (token != 0 && other.segment.token == token) superseded = &other;
-      if (wished == other.version && refusal.empty()) refusal = "conflict";
-    }
-    if (shm::page_align(shm::stored_bytes(request.segment.size, request.description.size())) >
-        kind_.options.capacity_bytes)
+    std::string refusal;
+    if (shm::page_align(shm::stored_bytes(wanted.size, request.description.size())) >
+        kind_.options.capacity_bytes) {
       refusal = "too_large";
-    request.version = wished != 0 ? wished : highest + 1;
-    if (superseded != nullptr) {
+    } else if (superseded != nullptr) {
       request.version = superseded->version;
+      request.claim_serial = superseded->claim_serial;
       superseded->open = false;
+    } else if (repeats != 0) {
+      request.version = model_.segments.at(repeats).version;
+    } else if (wanted.claim != 0) {
+      for (const auto& [serial, segment] : model_.segments)
+        if (segment.is_claim && segment.state == State::creating && segment.id == request.id &&
+            segment.token == wanted.claim && segment.owner_slot == wanted.owner_slot &&
+            !is_being_fulfilled(serial)) {
+          request.claim_serial = serial;
+          request.version = segment.version;
+        }
+      if (request.claim_serial == 0) refusal = "conflict";
+    } else if (wanted.version != 0) {
+      request.version = wanted.version;
+      if (model_.readable(request.id, wanted.version) != 0)
+        refusal = "exists";
+      else if (is_being_made(request.id, wanted.version))
+        refusal = "conflict";
+    } else {
+      request.version = highest_version(request.id) + 1;
     }
-    const bool is_repetition =
-        refusal != "too_large" && (repeats_serial != 0 || superseded != nullptr);
-    if (is_repetition) refusal.clear();
-    if (repeats_serial != 0) request.version = segments_.at(repeats_serial).version;
+    const bool is_new = refusal.empty() && superseded == nullptr && repeats == 0;
+    bool pins_decide = false;
+    if (is_new && wanted.take_from != 0) {
+      refusal = refusal_of_source(request.id, wanted.take_from, true);
+      pins_decide = refusal == "conflict" || refusal.empty();
+      // Whoever waits for the index to grow is refused later.
+      if (!table_->has_room() && pins_decide) refusal.clear();
+    }
 
     requests_[ticket] = request;
     // A request's texts do not outlive the call.
@@ -335,12 +552,15 @@ class Campaign {
     std::fill(frame.begin(), frame.end(), '#');
 
     const std::string heard = outside_.heard(ticket);
-    if (!refusal.empty()) expect(heard == refusal, "refused as " + refusal + ", not " + heard);
-    if (repeats_serial != 0 && refusal.empty()) {
+    if (!refusal.empty() && heard != refusal)
+      expect(pins_decide && moved_midway_, "refused as " + refusal + ", not " + heard);
+    if (repeats != 0 && refusal.empty() && superseded == nullptr) {
       expect(heard == "created", "a repetition is answered at once");
-      expect(outside_.to(ticket)[0].serial == repeats_serial, "with the same segment");
+      expect(outside_.to(ticket)[0].serial == repeats, "with the same segment");
     }
-    if (refusal.empty() && superseded == nullptr && segment.timeout_ns == 0 && heard == "nothing")
+    if (is_new && refusal.empty() && wanted.take_from != 0 && heard == "nothing")
+      expect(!outside_.jobs.empty(), "a take-over waits for the index alone");
+    if (refusal.empty() && superseded == nullptr && wanted.timeout_ns == 0 && heard == "nothing")
       expect(!outside_.jobs.empty(), "who brought no time waits for the memory thread alone");
   }
 
@@ -348,76 +568,145 @@ class Campaign {
     const auto found = requests_.find(answer.ticket);
     expect(found != requests_.end(), "a created segment was asked for");
     const Request& request = found->second;
-    expect(request.open && request.is_create, "created by an open request");
+    expect(request.open && request.kind == Request::Kind::create, "created by an open request");
     expect(answer.version == request.version, "of the version that it should have");
-    const auto known = segments_.find(answer.serial);
-    if (known != segments_.end()) {
-      expect(request.segment.token != 0 && known->second.token == request.segment.token,
+    const NewSegment& wanted = request.segment;
+    if (const auto known = model_.segments.find(answer.serial); known != model_.segments.end()) {
+      expect(wanted.token != 0 && known->second.token == wanted.token,
              "what is there already was asked for by the same request");
       expect(answer.sealed_before == (known->second.state != State::creating), "sealed before");
       expect(known->second.entry == answer.entry, "in the same entry");
     } else {
       expect(!answer.sealed_before, "what is new is not sealed");
-      const std::uint64_t stored =
-          shm::stored_bytes(request.segment.size, request.description.size());
-      segments_[answer.serial] = {.id = request.id,
-                                  .version = answer.version,
-                                  .entry = answer.entry,
-                                  .state = State::creating,
-                                  .location = answer.location.bits(),
-                                  .stored = stored,
-                                  .evictable = request.segment.evictable,
-                                  .in_slab = request.segment.packed && Slabs::fits(stored),
-                                  .owner_slot = request.segment.owner_slot,
-                                  .token = request.segment.token};
+      Segment made{.id = request.id,
+                   .version = answer.version,
+                   .entry = answer.entry,
+                   .state = State::creating,
+                   .location = answer.location.bits(),
+                   .evictable = wanted.evictable,
+                   .persistent = wanted.persistent,
+                   .keep = wanted.keep,
+                   .owner_slot = wanted.owner_slot,
+                   .token = wanted.token,
+                   .ttl_ns = wanted.ttl_ns};
+      if (wanted.take_from != 0) {
+        const Serial source = model_.readable(request.id, wanted.take_from);
+        expect(source != 0, "what is taken over was there");
+        const Segment& former = model_.segments.at(source);
+        expect(former.location == made.location, "a take-over stays where it is");
+        expect(!former.in_slab && former.stored > 0, "and has pages of its own");
+        expect(!pinned(former.entry) && !must_stay(source), "and was nobody's");
+        taken_now_.insert(source);
+        made.stored = former.stored;
+        made.is_manifest = former.is_manifest;
+        ++done["taken over"];
+      } else {
+        made.stored = shm::stored_bytes(wanted.size, request.description.size());
+        made.in_slab = wanted.packed && Slabs::fits(made.stored);
+        made.is_manifest = shm::Brief::from_bits(wanted.brief).kind == shm::Kind::manifest;
+      }
+      if (request.claim_serial != 0) {
+        expect(model_.segments.at(request.claim_serial).version == answer.version,
+               "a claim is fulfilled by its version");
+        model_.forget(request.claim_serial);
+        ++done["claims fulfilled"];
+      }
       ++done["created"];
       // I8: nobody gets an address without memory.
-      for (std::uint64_t at = 0; at < stored; at += page_bytes)
+      for (std::uint64_t at = 0; at < made.stored; at += page_bytes)
         expect(arena_.backed((answer.location.offset() + at) / page_bytes), "memory is there");
+      model_.segments[answer.serial] = std::move(made);
     }
     if (request.is_put && !answer.sealed_before)
-      seal(answer.serial, request.segment.owner_slot, "ok");
+      seal(answer.serial, request.segment.owner_slot, "ok", false, true);
   }
 
-  void seal(std::uint64_t serial, std::uint32_t slot, const std::string& expected,
-            bool repeated = false) {
-    Segment& segment = segments_.at(serial);
-    const bool seals = segment.state == State::creating && expected == "ok";
-    if (seals) doing_.sealing.insert(serial);
+  // `of_put`: nobody else knows of it, so that it must not stay when the seal fails.
+  void seal(Serial serial, Slot slot, std::string expected, bool repeated = false,
+            bool of_put = false) {
+    Segment& segment = model_.segments.at(serial);
+    bool seals = segment.state == State::creating && expected == "ok";
+    std::vector<shm::ManifestMember> members;
+    if (seals && segment.is_manifest) {
+      members = some_members();
+      const bool all_there = std::ranges::all_of(members, [&](const auto& member) {
+        const auto entry = table_->find_exact(table_->key_of(member.id), member.version);
+        return entry && table_->serial(*entry) == member.serial &&
+               SegmentTable::readable(table_->word(*entry).state());
+      });
+      if (!all_there) {
+        seals = false;
+        expected = "not_found";
+      }
+    }
     const Segment before = segment;
     // Known before the rules are: whom it wakes looks at it.
     if (seals) {
+      doing_.sealing.insert(serial);
       segment.state = State::sealed;
       segment.rank = ++uses_;
+      segment.members = members;
+      if (!members.empty()) model_.listed(serial);
+      // What was said of the id goes on.
+      if (segment.keep == 0)
+        if (const auto newest = table_->find_newest(table_->key_of(segment.id)))
+          segment.keep = table_->keep(*newest);
+      if (segment.ttl_ns != 0) {
+        const TimePoint end = now_ + std::chrono::nanoseconds(segment.ttl_ns);
+        segment.end = Segment::End{end, end};
+        if (getenv("DBG")) fprintf(stderr, "seal %lu v%lu of %s ttl %lu now %ld put %d step %d\n", serial, segment.version, segment.id.c_str(), segment.ttl_ns, now_.time_since_epoch().count(), of_put, step_);
+      }
       sealed_now_.push_back(segment);
-      std::erase_if(segments_, [&](const auto& other) {
+      seals_.push_back(serial);
+      count_for_waits(segment.id, segment.version);
+      std::erase_if(model_.segments, [&](const auto& other) {
         return other.second.state == State::tombstone && other.second.id == before.id &&
                other.second.version == before.version;
       });
     }
-    const std::string heard =
-        outcome(rules_->seal(before.entry, serial, slot, repeated, step_ + 1U));
-    expect(heard == expected, "a seal said " + heard + ", not " + expected);
+    const std::string heard = outcome(
+        rules_->seal(before.entry, serial, slot, repeated, wall_ns(), now_, members));
+    if (heard != expected) expect(false, "a seal said " + heard + ", not " + expected);
     ++done["sealed"];
+    if (of_put && expected == "not_found") {
+      doing_.aborting.insert(serial);
+      model_.forget(serial);
+      expect(outcome(rules_->abort(before.entry, serial, slot, true)) == "ok", "a put is undone");
+    }
+  }
+  std::vector<shm::ManifestMember> some_members() {
+    std::vector<shm::ManifestMember> members;
+    for (std::uint32_t count = random_.below(4); count > 0; --count) {
+      const Serial serial = some_readable();
+      if (serial == 0) break;
+      const Segment& member = model_.segments.at(serial);
+      members.push_back({member.id, member.version, serial + (random_.chance(0.05) ? 1 : 0)});
+    }
+    return members;
   }
 
   void seal() {
     const auto serial = any_segment();
     if (serial == 0) return;
-    const Segment& segment = segments_.at(serial);
+    const Segment& segment = model_.segments.at(serial);
     const bool repeated = random_.chance(0.2);
     if (random_.chance(0.1)) return seal(serial, segment.owner_slot + 1, "not_found", repeated);
-    std::string expected = segment.state == State::creating ? "ok" : "bad_state";
-    if (repeated && segment.state != State::removing) expected = "ok";
+    std::string expected =
+        segment.state == State::creating && !segment.is_claim ? "ok" : "bad_state";
+    if (repeated && (segment.state == State::sealed || segment.state == State::tombstone))
+      expected = "ok";
     seal(serial, segment.owner_slot, expected, repeated);
   }
 
   // A creating one, if there is any.
-  std::uint64_t any_segment() {
-    std::vector<std::uint64_t> creating;
-    std::vector<std::uint64_t> others;
-    for (const auto& [serial, segment] : segments_)
-      (segment.state == State::creating ? creating : others).push_back(serial);
+  Serial any_segment() {
+    std::vector<Serial> creating;
+    std::vector<Serial> others;
+    for (const auto& [serial, segment] : model_.segments) {
+      const bool preferred =
+          segment.state == State::creating && (!segment.is_claim || random_.chance(0.2));
+      (preferred ? creating : others).push_back(serial);
+    }
     auto& from = creating.empty() || random_.chance(0.1) ? others : creating;
     return from.empty() ? 0 : from[one_of(from)];
   }
@@ -425,43 +714,50 @@ class Campaign {
   void abort() {
     const auto serial = any_segment();
     if (serial == 0) return;
-    const Segment segment = segments_.at(serial);
+    const Segment segment = model_.segments.at(serial);
     const bool aborts = segment.state == State::creating;
+    const std::string why = random_.chance(0.3) ? "it was not to be" : "";
     if (aborts) {
       doing_.aborting.insert(serial);
-      segments_.erase(serial);
+      model_.forget(serial);
+      if (!why.empty()) failed_claims_.emplace_back(segment.id, segment.version);
     }
     const bool repeated = random_.chance(0.2);
     const std::string heard =
-        outcome(rules_->abort(segment.entry, serial, segment.owner_slot, repeated));
-    expect(heard == (aborts || repeated ? "ok" : "bad_state"), "an abort said " + heard);
-    ++done["aborted"];
+        outcome(rules_->abort(segment.entry, serial, segment.owner_slot, repeated, why));
+    expect(heard == (aborts || repeated ? "ok" : "bad_state"), "an abort says what it did");
+    ++done[segment.is_claim ? "claims given up" : "aborted"];
   }
 
   void remove() {
     const std::string id = some_id();
     const std::uint64_t version = random_.chance(0.3) ? 0 : 1 + random_.below(8);
-    std::uint64_t named = 0;
+    Serial named = 0;
     if (version != 0 && random_.chance(0.3)) {
       named = 1 + random_.below(100);
-      if (const Segment* segment = find(id, version, State::sealed)) named = serial_of(*segment);
+      if (const Serial serial = model_.readable(id, version); serial != 0) named = serial;
     }
-    std::uint64_t expected = 0;
-    doing_.removing = [=](const Segment& segment, std::uint64_t serial) {
+    doing_.removing = [=](const Segment& segment, Serial serial) {
       return segment.id == id && (version == 0 || segment.version == version) &&
              (named == 0 || serial == named);
     };
-    for (auto segment = segments_.begin(); segment != segments_.end();) {
-      const State state = segment->second.state;
-      const bool goes = doing_.removing(segment->second, segment->first);
-      if (goes && state == State::sealed) {
-        segment->second.state = State::removing;
-        ++expected;
-      }
-      segment = goes && state == State::tombstone ? segments_.erase(segment) : std::next(segment);
+    std::uint64_t expected = 0;
+    bool listed = false;
+    for (const auto& [serial, segment] : model_.segments) {
+      if (segment.state != State::sealed || !doing_.removing(segment, serial)) continue;
+      ++expected;
+      listed = listed || !model_.listed_by(serial, is_there()).empty();
+      asked_to_go_.insert(serial);
     }
+    if (listed) {
+      doing_.removing = {};
+      asked_to_go_.clear();
+    }
+    must_go_ = asked_to_go_;
     const auto removed = rules_->remove(id, version, named, false);
-    if (expected == 0) {
+    if (listed) {
+      expect(outcome(removed) == "conflict", "what a manifest lists is not removed");
+    } else if (expected == 0) {
       expect(outcome(removed) == (named != 0 ? "stale_ref" : "not_found"), "nothing to remove");
     } else {
       // What is dropped for a waiting create on the way is not removed any more.
@@ -469,19 +765,187 @@ class Campaign {
       done["removed"] += static_cast<int>(expected);
     }
   }
-  std::uint64_t serial_of(const Segment& wanted) const {
-    for (const auto& [serial, segment] : segments_)
-      if (&segment == &wanted) return serial;
-    return 0;
+
+  void remove_before() {
+    const std::string id = some_id();
+    const std::uint64_t version = 1 + random_.below(8);
+    doing_.removing = [=](const Segment& segment, Serial) {
+      return segment.id == id && segment.version < version;
+    };
+    for (const auto& [serial, segment] : model_.segments) {
+      if (segment.state != State::sealed || !doing_.removing(segment, serial)) continue;
+      asked_to_go_.insert(serial);
+      if (model_.listed_by(serial, is_there()).empty()) must_go_.insert(serial);
+    }
+    const auto removed = rules_->remove_before(id, version);
+    expect(removed && *removed <= asked_to_go_.size(), "so many were removed");
+    expect(*removed > 0 || must_go_.empty(), "and no fewer");
+    ++done["removed before"];
   }
+
+  void drop_all() {
+    if (!random_.chance(0.05)) return;
+    const bool keep_persistent = random_.chance(0.5);
+    doing_.removing = [=](const Segment& segment, Serial) {
+      return !(keep_persistent && segment.persistent);
+    };
+    doing_.lets_go = true;
+    for (const auto& [serial, segment] : model_.segments)
+      if (segment.state == State::sealed && doing_.removing(segment, serial)) {
+        asked_to_go_.insert(serial);
+        must_go_.insert(serial);
+      }
+    rules_->drop_all(keep_persistent);
+    // What was put meanwhile for who waited may be met, too.
+    for (const Serial serial : seals_) asked_to_go_.insert(serial);
+    ++done["all dropped"];
+  }
+
+  void supersede() {
+    std::string id = some_id();
+    std::uint64_t version = 1 + random_.below(8);
+    Serial serial = 1 + random_.below(100);
+    if (const Serial known = some_readable(); known != 0 && random_.chance(0.8)) {
+      id = model_.segments.at(known).id;
+      version = model_.segments.at(known).version;
+      serial = random_.chance(0.9) ? known : known + 1;
+    }
+    const bool repeated = random_.chance(0.3);
+    std::string expected = refusal_of_source(id, version, false);
+    const Serial there = model_.readable(id, version);
+    if (there != 0 && there != serial) expected = "stale_ref";
+    if (repeated && expected == "superseded") expected = "ok";
+    const bool pins_decide = there != 0 && there == serial;
+    if (pins_decide) {
+      doing_.superseding = there;
+      taken_now_.insert(there);
+    }
+    const std::string heard = outcome(rules_->supersede(id, version, serial, repeated));
+    if (expected.empty()) expected = "ok";
+    if (heard != expected)
+      expect(pins_decide && moved_midway_, "supersede said " + heard + ", not " + expected);
+    if (heard != "ok") taken_now_.clear();
+    if (heard == "ok" && !repeated) ++done["superseded"];
+  }
+
+  // ---------------------------------------------------------------------------------- retention
+
+  struct Named {
+    std::string id;
+    std::uint64_t version = 0;
+    Serial serial = 0;
+    Serial means = 0;      // 0: nothing that can be read
+    std::string refusal;  // then
+  };
+  Named some_named() {
+    Named named{.id = some_id(), .version = random_.below(8), .serial = 0, .means = 0, .refusal = {}};
+    if (const Serial known = some_readable(); known != 0 && random_.chance(0.8)) {
+      named.id = model_.segments.at(known).id;
+      named.version = model_.segments.at(known).version;
+      if (random_.chance(0.6)) named.serial = known + (random_.chance(0.05) ? 1 : 0);
+    }
+    const Serial there = model_.readable(named.id, named.version);
+    if (there == 0 || (named.serial != 0 && named.serial != there))
+      named.refusal = named.serial != 0 ? "stale_ref" : "not_found";
+    else
+      named.means = there;
+    return named;
+  }
+
+  void hold(Slot slot) {
+    const Named named = some_named();
+    if (named.means != 0) model_.hold(named.means, slot);
+    const auto entry = rules_->hold(named.id, named.version, named.serial, slot);
+    expect(outcome(entry) == (named.means != 0 ? "ok" : named.refusal), "hold says what it did");
+    ++done["held"];
+  }
+
+  void unhold(Slot slot) {
+    Named named = some_named();
+    if (const auto own = model_.beliefs.find(slot);
+        own != model_.beliefs.end() && random_.chance(0.9)) {
+      const auto believed =
+          std::next(own->second.begin(), static_cast<std::ptrdiff_t>(one_of(own->second)));
+      const Serial serial = believed->first;
+      if (const Segment* segment = model_.find(serial);
+          segment != nullptr && segment->state == State::sealed) {
+        named = {segment->id, segment->version, serial, serial, {}};
+      } else {
+        // Gone, and its holder learns of it now.
+        own->second.erase(believed);
+        if (own->second.empty()) model_.beliefs.erase(own);
+        return;
+      }
+    }
+    std::string expected = named.means != 0 ? "ok" : named.refusal;
+    if (named.means != 0 && !model_.holds_it(named.means, slot)) expected = "bad_state";
+    if (expected == "ok") {
+      doing_.lets_go = true;
+      model_.unhold(named.means, slot);
+    }
+    const std::string heard =
+        outcome(rules_->unhold(named.id, named.version, named.serial, slot));
+    expect(heard == expected, "unhold says what it did");
+    ++done["let go"];
+  }
+
+  void hold_again(Slot slot) {
+    std::vector<std::pair<EntryNumber, std::uint64_t>> said;
+    if (const auto own = model_.beliefs.find(slot); own != model_.beliefs.end())
+      for (const auto& [serial, count] : own->second) {
+        const Segment* const segment = model_.find(serial);
+        const EntryNumber entry = segment != nullptr ? segment->entry : 1 + random_.below(40);
+        said.insert(said.end(), static_cast<std::size_t>(count), {entry, serial});
+      }
+    // Nor is it believed what cannot be.
+    if (random_.chance(0.1)) said.emplace_back(kind_.limits.entries + random_.below(9), random_.below(100));
+    doing_.lets_go = true;
+    model_.say_again(slot);
+    rules_->hold_again(slot, said);
+    ++done["said again"];
+  }
+
+  void keep() {
+    const std::string id = some_id();
+    const std::uint32_t versions = random_.chance(0.05) ? 0 : std::max(1U, some_keep());
+    const Serial newest = model_.readable(id, 0);
+    if (newest != 0 && versions != 0) {
+      doing_.keep_of = id;
+      model_.segments.at(newest).keep = versions;
+      model_.lenient.erase(id);
+    }
+    const std::string heard = outcome(rules_->keep(id, versions));
+    expect(heard == (versions == 0 ? "bad_argument" : newest == 0 ? "not_found" : "ok"),
+           "keep says what it did");
+    ++done["keep said"];
+  }
+
+  void persist() {
+    const Named named = some_named();
+    if (named.means != 0) model_.segments.at(named.means).persistent = true;
+    const auto entry = rules_->persist(named.id, named.version, named.serial);
+    expect(outcome(entry) == (named.means != 0 ? "ok" : named.refusal), "persist says what it did");
+  }
+
+  // Certainly, by what is known of pins.
+  bool must_stay(Serial serial) const {
+    return model_.stays(serial, [this](const Segment& manifest) { return pinned(manifest.entry); });
+  }
+  // A removed manifest may be there for a while after its last pin has ended.
+  std::function<bool(const Segment&)> is_there() const {
+    return [this](const Segment& manifest) {
+      return table_->word(manifest.entry).state() == State::removing;
+    };
+  }
+  bool may_stay(Serial serial) const { return model_.stays(serial, is_there()); }
+
+  // ------------------------------------------------------------------------------------- waiting
 
   void await(SessionId session) {
     Request request;
+    request.kind = Request::Kind::await;
     request.id = some_id();
-    if (random_.chance(0.5))
-      request.wish.exact = 1 + random_.below(8);
-    else
-      request.wish.after = random_.below(8);
+    request.wish = some_wish();
     request.deadline = now_ + milliseconds(random_.below(1500));
     request.ticket = {session, ++last_number_, 0};
     requests_[request.ticket] = request;
@@ -491,13 +955,17 @@ class Campaign {
     expect(outside_.heard(request.ticket) == (there ? "awaited" : late ? "not_found" : "nothing"),
            "a wait is over if what it wants is there");
   }
+  VersionWish some_wish() {
+    if (random_.chance(0.5)) return {.exact = 1 + random_.below(8)};
+    return {.after = random_.below(8)};
+  }
   // Whether a look at the store would tell a waiter something. Tombstones do, where nothing else is.
   bool satisfied(const Request& request) const {
     std::uint64_t newest = 0;
     std::uint64_t highest = 0;
-    for (const auto& [serial, segment] : segments_) {
-      if (segment.id != request.id) continue;
+    for (const auto& [serial, segment] : model_.segments) {
       if (segment.state != State::sealed && segment.state != State::tombstone) continue;
+      if (segment.id != request.id) continue;
       if (request.wish.exact != 0 && segment.version == request.wish.exact) return true;
       highest = std::max(highest, segment.version);
       if (segment.state == State::sealed) newest = std::max(newest, segment.version);
@@ -505,8 +973,182 @@ class Campaign {
     return request.wish.exact == 0 && (newest != 0 ? newest : highest) > request.wish.after;
   }
 
+  void wait(SessionId session) {
+    Request request;
+    request.kind = Request::Kind::wait;
+    for (std::uint32_t count = random_.below(6); count > 0; --count)
+      request.items.emplace_back(some_id(), some_wish());
+    const auto count = static_cast<std::uint32_t>(request.items.size());
+    request.needed = random_.chance(0.9) && count > 0 ? 1 + random_.below(count) : random_.below(8);
+    request.deadline = now_ + milliseconds(random_.below(3000));
+    request.ticket = {session, ++last_number_, 0};
+    for (std::uint32_t i = 0; i < count; ++i) {
+      const auto& [id, wish] = request.items[i];
+      if (wish.exact != 0 ? model_.readable(id, wish.exact) != 0
+                          : model_.newest_version(id) > wish.after)
+        request.ready.insert(i);
+    }
+    // Asked for more than there are, it waits for all.
+    request.complete =
+        request.ready.size() >= std::min(request.needed, count) || request.deadline <= now_;
+    requests_[request.ticket] = request;
+    std::vector<WaitWish> wishes;
+    for (const auto& [id, wish] : request.items) wishes.push_back({id, wish});
+    rules_->wait(request.ticket, wishes, request.needed, request.deadline, now_);
+    expect(outside_.heard(request.ticket) == (request.complete ? "waited" : "nothing"),
+           "a wait for several is over when enough is there");
+    ++done["waited for several"];
+  }
+  void count_for_waits(const std::string& id, std::uint64_t version) {
+    for (auto& [ticket, request] : requests_) {
+      if (!request.open || request.kind != Request::Kind::wait || request.complete) continue;
+      if (outside_.heard(ticket) != "nothing") continue;
+      for (std::uint32_t i = 0; i < request.items.size(); ++i)
+        if (request.items[i].first == id && request.items[i].second.satisfied_by(version))
+          request.ready.insert(i);
+      request.complete =
+          request.ready.size() >= std::min<std::size_t>(request.needed, request.items.size());
+    }
+  }
+
+  // While the index has yet to grow for the first time, who claims waits for that.
+  bool may_claim() const { return table_->has_room() || table_->at_limit(); }
+
+  void claim(Slot slot) {
+    if (!may_claim()) return;
+    Request request;
+    request.kind = Request::Kind::claim;
+    request.claim.id = some_id();
+    if (random_.chance(0.5)) request.claim.version = 1 + random_.below(8);
+    request.claim.token = random_.chance(0.9) ? random_.next() | 1U : 0;
+    request.claim.owner_slot = slot;
+    request.deadline = now_ + milliseconds(random_.chance(0.2) ? 0 : random_.below(4000));
+    send_claim(std::move(request), processes_[slot].session);
+  }
+
+  void send_claim(Request request, SessionId session) {
+    request.ticket = {session, ++last_number_, 0};
+    request.open = true;
+    request.id = request.claim.id;
+    const NewClaim& claim = request.claim;
+    const Serial there = model_.readable(claim.id, claim.version);
+    Serial granted = 0;
+    if (claim.token != 0)
+      for (const auto& [serial, segment] : model_.segments)
+        if (segment.is_claim && segment.state == State::creating && segment.id == claim.id &&
+            segment.token == claim.token && segment.owner_slot == claim.owner_slot &&
+            !is_being_fulfilled(serial))
+          granted = serial;
+    const bool in_the_way = is_being_made(claim.id, claim.version);
+    const std::uint64_t next = highest_version(claim.id) + 1;
+    requests_[request.ticket] = request;
+    rules_->claim(request.ticket, claim, request.deadline, now_);
+
+    const std::string heard = outside_.heard(request.ticket);
+    const std::vector<Answer> answers = outside_.to(request.ticket);
+    if (there != 0) {
+      expect(heard == "there" && answers[0].serial == there, "what is there need not be made");
+    } else if (granted != 0) {
+      expect(heard == "claimed" && answers[0].serial == granted, "a claim sent again is the same");
+    } else if (in_the_way) {
+      expect(heard == (request.deadline <= now_ ? "timed_out" : "nothing"),
+             "who claims what is being made waits");
+    } else if (heard != "limit_reached" || kind_.limits.entries >= 100) {
+      expect(heard == "claimed", "what nobody makes is the claimer's, not " + heard);
+      expect(answers[0].version == (claim.version != 0 ? claim.version : next),
+             "in the version that was meant");
+    }
+    ++done["claims asked"];
+  }
+
+  void was_claimed(const Answer& answer) {
+    const auto found = requests_.find(answer.ticket);
+    expect(found != requests_.end(), "a claim was asked for");
+    const Request& request = found->second;
+    expect(request.open && request.kind == Request::Kind::claim, "claimed by an open request");
+    const NewClaim& claim = request.claim;
+    expect(claim.version == 0 || claim.version == answer.version, "in the version that was meant");
+    for (const auto& [ticket, other] : requests_)
+      if (other.open && other.kind == Request::Kind::claim && other.id == request.id &&
+          other.claim.version == claim.version && ticket.number < answer.ticket.number)
+        expect(outside_.heard(ticket) != "nothing" || other.claim.token == claim.token,
+               "who came first has it");
+    if (const Segment* known = model_.find(answer.serial)) {
+      expect(known->is_claim && known->token == claim.token && claim.token != 0,
+             "what was claimed before is claimed by the same request");
+      return;
+    }
+    model_.segments[answer.serial] = {.id = request.id,
+                                      .version = answer.version,
+                                      .entry = answer.entry,
+                                      .state = State::creating,
+                                      .is_claim = true,
+                                      .owner_slot = claim.owner_slot,
+                                      .token = claim.token};
+    ++done["claimed"];
+  }
+
+  void read_events(SessionId session) {
+    const std::size_t which = one_of(subscribers_);
+    Subscriber& subscriber = subscribers_[which];
+    // One that comes seldom falls behind.
+    if (subscriber.asks || (which == 2 && random_.chance(0.9))) return;
+    Request request;
+    request.kind = Request::Kind::events;
+    request.subscriber = which;
+    request.deadline = now_ + milliseconds(random_.chance(0.3) ? 0 : random_.below(1000));
+    request.ticket = {session, ++last_number_, 0};
+    subscriber.asks = request.ticket;
+    requests_[request.ticket] = request;
+    rules_->read_events(request.ticket, subscriber.prefix, subscriber.cursor, request.deadline,
+                        now_);
+    if (request.deadline <= now_)
+      expect(outside_.heard(request.ticket) == "told", "who brings no time is told at once");
+  }
+
+  void cancel() {
+    std::vector<Request*> candidates;
+    for (auto& [ticket, request] : requests_)
+      if (request.open || random_.chance(0.1)) candidates.push_back(&request);
+    if (candidates.empty()) return;
+    Request& request = *candidates[one_of(candidates)];
+    ++done["cancelled"];
+    if (request.kind == Request::Kind::create ||
+        (request.kind == Request::Kind::claim && random_.chance(0.5)))
+      return cancel_by_token(request);
+    // A claim that is granted stays.
+    if (request.kind == Request::Kind::events && subscribers_[request.subscriber].asks == request.ticket)
+      subscribers_[request.subscriber].asks.reset();
+    if (request.kind != Request::Kind::create) request.open = false;
+    rules_->cancel_wait(request.ticket.session, request.ticket.number);
+  }
+  // Whatever has become of it by now.
+  void cancel_by_token(const Request& request) {
+    const bool is_claim = request.kind == Request::Kind::claim;
+    const std::uint64_t token = is_claim ? request.claim.token : request.segment.token;
+    const Slot slot = is_claim ? request.claim.owner_slot : request.segment.owner_slot;
+    if (token == 0) return;
+    std::set<Ticket> refused;
+    for (const auto& [ticket, other] : requests_)
+      if (other.open && ((other.kind == Request::Kind::claim && other.claim.token == token) ||
+                         (other.kind == Request::Kind::create && other.segment.token == token)))
+        refused.insert(ticket);
+    for (const auto& [serial, segment] : model_.segments)
+      if (segment.state == State::creating && segment.token == token &&
+          segment.owner_slot == slot && !(segment.is_claim && is_being_fulfilled(serial))) {
+        doing_.aborting.insert(serial);
+        model_.forget(serial);
+        break;
+      }
+    rules_->cancel(token, slot);
+    for (const Ticket ticket : refused)
+      expect(outside_.heard(ticket) == "timed_out", "who gives up is told so");
+  }
+
+  // -------------------------------------------------------------------------------------- readers
+
   // With a reader's eyes.
-  void get(std::uint32_t slot) {
+  void get(Slot slot) {
     const std::string id = some_id();
     const std::uint64_t version = random_.chance(0.5) ? 0 : 1 + random_.below(8);
     const shm::IndexMap index = memory_.map();
@@ -521,36 +1163,61 @@ class Campaign {
     const Probe probe = version == 0
                             ? shm::search(index.newest, shm::newest_hash(key), attempt)
                             : shm::search(index.exact, shm::exact_hash(key, version), attempt);
-    const Segment* best = nullptr;
-    bool buried = false;
-    for (const auto& [serial, segment] : segments_) {
-      if (segment.id != id || (version != 0 && segment.version != version)) continue;
-      buried = buried || segment.state == State::tombstone;
-      if (segment.state == State::sealed && (best == nullptr || segment.version > best->version))
-        best = &segment;
-    }
-    expect(probe == (best != nullptr ? Probe::pinned : buried ? Probe::tombstone : Probe::mismatch),
-           "a reader finds what is there: " + std::to_string(static_cast<int>(probe)));
-    if (best == nullptr) return;
-    expect(seen == best->entry, "and the right version of it");
-    pins_.push_back({slot, seen, serial_of(*best), best->location});
+    const Serial best = model_.readable(id, version);
+    const bool buried = std::ranges::any_of(model_.segments, [&](const auto& item) {
+      const Segment& segment = item.second;
+      return segment.state == State::tombstone && segment.id == id &&
+             (version == 0 || segment.version == version);
+    });
+    expect(probe == (best != 0 ? Probe::pinned : buried ? Probe::tombstone : Probe::mismatch),
+           "a reader finds what is there");
+    if (best == 0) return;
+    const Segment& segment = model_.segments.at(best);
+    expect(seen == segment.entry, "and the right version of it");
+    pins_.push_back({slot, seen, best, segment.location});
     if (random_.chance(0.5)) census_.accesses.push_back(seen);
     ++done["pinned"];
   }
 
+  // True: a nudge is wanted.
+  bool unpin(std::size_t which) {
+    const Pin pin = pins_[which];
+    pins_.erase(pins_.begin() + static_cast<std::ptrdiff_t>(which));
+    return shm::release_pin(memory_.map().entries[pin.entry], census_.count(pin.entry, pin.slot));
+  }
   void release() {
     const std::size_t which = one_of(pins_);
     const Pin pin = pins_[which];
-    pins_.erase(pins_.begin() + static_cast<std::ptrdiff_t>(which));
-    const std::uint32_t before = census_.count(pin.entry, pin.slot).fetch_sub(1);
+    if (!unpin(which)) return;
     // The nudge may get lost with the client.
-    if (before == 1 && table_->word(pin.entry).wanted() && random_.chance(0.7))
+    if (random_.chance(0.7))
       rules_->nudge(pin.entry);
+    else
+      lost_nudges_.insert(pin.entry);
+  }
+  // Readers do not wait until the daemon has finished what it does.
+  void maybe_let_go_midway() {
+    if (!may_move_midway_ || pins_.empty() || !random_.chance(0.3)) return;
+    const std::size_t which = one_of(pins_);
+    const EntryNumber entry = pins_[which].entry;
+    moved_midway_ = true;
+    ++done["let go midway"];
+    if (unpin(which)) nudges_.push_back(entry);
+  }
+  void deliver_nudges() {
+    may_move_midway_ = false;
+    for (const EntryNumber entry : std::exchange(nudges_, {})) rules_->nudge(entry);
   }
 
+  // ------------------------------------------------------------------------ sessions, processes
+
   void void_requests(SessionId session) {
-    for (auto& [ticket, request] : requests_)
-      if (ticket.session == session) request.open = false;
+    for (auto& [ticket, request] : requests_) {
+      if (ticket.session != session) continue;
+      request.open = false;
+      if (request.kind == Request::Kind::events && subscribers_[request.subscriber].asks == ticket)
+        subscribers_[request.subscriber].asks.reset();
+    }
   }
   void end_session(Process& process) {
     const SessionId session = process.session;
@@ -559,14 +1226,16 @@ class Campaign {
     rules_->session_ended(session);
     ++done["sessions ended"];
   }
-  void bury(std::uint32_t slot) {
+  void bury(Slot slot) {
     Process& process = processes_[slot];
     process.alive = false;
     process.session = 0;
     census_.process_died(slot);
     std::erase_if(pins_, [slot](const Pin& pin) { return pin.slot == slot; });
+    model_.process_died(slot);
+    doing_.lets_go = true;
   }
-  void die(std::uint32_t slot) {
+  void die(Slot slot) {
     const SessionId session = processes_[slot].session;
     bury(slot);
     ++done["died"];
@@ -574,25 +1243,38 @@ class Campaign {
       void_requests(session);
       rules_->session_ended(session);
     }
-    std::erase_if(segments_, [slot](const auto& segment) {
-      return segment.second.state == State::creating && segment.second.owner_slot == slot;
+    std::erase_if(model_.segments, [slot](const auto& item) {
+      return item.second.state == State::creating && item.second.owner_slot == slot;
     });
     rules_->process_ended(slot);
   }
 
+  // ------------------------------------------------------------------------------ clock and memory
+
+  std::uint64_t wall_ns() const {
+    return 1'700'000'000'000'000'000 +
+           static_cast<std::uint64_t>(
+               std::chrono::duration_cast<std::chrono::nanoseconds>(now_.time_since_epoch()).count());
+  }
+
+  void tick() {
+    rules_->tick(now_);
+    ticked_ = true;
+  }
   void pass(std::chrono::nanoseconds time) {
     now_ += time;
-    rules_->tick(now_);
-    if (time >= milliseconds(100))
+    tick();
+    if (time >= milliseconds(100)) {
       for (const EntryNumber entry : rules_->deferred())
         expect(pinned(entry), "no removal waits for pins that have ended");
+      lost_nudges_.clear();
+    }
     for (const auto& [ticket, request] : requests_) {
       if (!request.open) continue;
       if (request.deadline <= now_ && outside_.heard(ticket) == "nothing")
-        expect(request.is_create && !outside_.jobs.empty(),
+        expect(request.kind == Request::Kind::create && !outside_.jobs.empty(),
                "nobody waits beyond a deadline but for the memory thread");
     }
-    ticked_ = true;
   }
 
   // What the memory thread does, at the moment when it reports it.
@@ -620,16 +1302,19 @@ class Campaign {
 
   // --------------------------------------------------------------------------- what must be true
 
-  void expect(bool condition, const std::string& what) const {
-    if (!condition) FAIL("step ", step_, " of ", kind_.name, ": ", what);
+  void expect(bool condition, const char* what) const {
+    if (!condition) FAIL("step ", step_, " of ", kind_.name, ": ", std::string(what));
   }
+  void expect(bool condition, const std::string& what) const { expect(condition, what.c_str()); }
 
-  std::map<std::uint64_t, Segment> look() const {
-    std::map<std::uint64_t, Segment> found;
+  std::map<Serial, Segment> look() const {
+    std::map<Serial, Segment> found;
     const std::uint32_t end = memory_map().live->entries_end.load();
     for (EntryNumber entry = 1; entry < end; ++entry) {
       const State state = table_->word(entry).state();
       if (state == State::free) continue;
+      const std::uint32_t flags = table_->flags(entry);
+      const auto has = [flags](RecordFlag flag) { return (flags & shm::flag_bit(flag)) != 0; };
       const bool fresh =
           found
               .emplace(table_->serial(entry),
@@ -640,10 +1325,16 @@ class Campaign {
                                .location = table_->location(entry).bits(),
                                .stored = shm::stored_bytes(table_->size(entry),
                                                            table_->description_size(entry)),
-                               .evictable = table_->has_flag(entry, shm::RecordFlag::evictable),
-                               .in_slab = table_->has_flag(entry, shm::RecordFlag::in_slab),
+                               .evictable = has(RecordFlag::evictable),
+                               .persistent = has(RecordFlag::persistent),
+                               .in_slab = has(RecordFlag::in_slab),
+                               .is_claim = has(RecordFlag::claim),
+                               .is_manifest = shm::Brief::from_bits(table_->brief(entry)).kind ==
+                                              shm::Kind::manifest,
+                               .keep = shm::keep_of(flags),
                                .owner_slot = table_->owner_slot(entry),
-                               .token = table_->token(entry)})
+                               .token = table_->token(entry),
+                               .reason = shm::reason_of(flags)})
               .second;
       expect(fresh, "no serial is used twice");
     }
@@ -652,23 +1343,112 @@ class Campaign {
   shm::IndexMap memory_map() const { return const_cast<IndexMemory&>(memory_).map(); }
 
   static bool same(const Segment& a, const Segment& b) {
-    return std::tie(a.id, a.version, a.entry, a.location, a.stored, a.evictable, a.in_slab,
-                    a.owner_slot, a.token) ==
-           std::tie(b.id, b.version, b.entry, b.location, b.stored, b.evictable, b.in_slab,
-                    b.owner_slot, b.token);
+    return std::tie(a.version, a.entry, a.location, a.stored, a.evictable, a.persistent, a.in_slab,
+                    a.is_claim, a.is_manifest, a.owner_slot, a.token) ==
+               std::tie(b.version, b.entry, b.location, b.stored, b.evictable, b.persistent,
+                        b.in_slab, b.is_claim, b.is_manifest, b.owner_slot, b.token) &&
+           a.id == b.id;
   }
   bool pinned(EntryNumber entry) const {
-    return std::any_of(pins_.begin(), pins_.end(),
-                       [entry](const Pin& pin) { return pin.entry == entry; });
+    return std::ranges::any_of(pins_, [entry](const Pin& pin) { return pin.entry == entry; });
   }
 
   void check() {
+    hear_events();
     hear_answers();
     const auto found = look();
     compare(found);
+    check_retention(found);
     check_pins(found);
     check_accounts(found);
     check_requests();
+    stayed_before_.clear();
+    for (const auto& [serial, segment] : model_.segments)
+      if (segment.state == State::sealed && segment.evictable && may_stay(serial))
+        stayed_before_.insert(serial);
+  }
+
+  // Whoever subscribes to all hears of each seal in order, and of nothing that goes without a reason
+  // that is true at that moment.
+  void hear_events() {
+    warmest_dropped_ = 0;
+    auto sealed = seals_.begin();
+    for (const StoreEvent& event : new_events()) {
+      const Segment* const known = model_.find(event.serial);
+      if (event.kind == EventKind::sealed) {
+        expect(sealed != seals_.end() && *sealed == event.serial, "seals are told in order");
+        ++sealed;
+        expect(known != nullptr && known->id == event.id && known->version == event.version,
+               "as what they are");
+        model_.sealed(event.serial);
+        continue;
+      }
+      expect(event.kind == EventKind::removed, "nothing else happens");
+      expect(known != nullptr && known->id == event.id && known->version == event.version &&
+                 model_.readable(event.id, event.version) == event.serial,
+             "what is removed could be read");
+      check_removal(event.serial, event.cause);
+      Segment& segment = model_.segments.at(event.serial);
+      const bool leaves_word =
+          event.cause == RemovalCause::evicted || event.cause == RemovalCause::superseded;
+      model_.gone(event.serial);
+      segment.end.reset();
+      segment.state = leaves_word ? State::tombstone : State::removing;
+      segment.reason = event.cause == RemovalCause::evicted      ? shm::Reason::evicted
+                       : event.cause == RemovalCause::superseded ? shm::Reason::superseded
+                                                                 : shm::Reason::none;
+      ++done[std::string("gone: ") +
+             std::array{"?", "removed", "kept_newer", "expired", "evicted", "superseded"}.at(
+                 static_cast<std::size_t>(event.cause))];
+    }
+    expect(sealed == seals_.end(), "each seal is told");
+  }
+  void check_removal(Serial serial, RemovalCause cause) {
+    const Segment& segment = model_.segments.at(serial);
+    switch (cause) {
+      case RemovalCause::removed:
+        expect(asked_to_go_.contains(serial), "what is removed was asked to go");
+        return;
+      case RemovalCause::superseded:
+        expect(taken_now_.contains(serial), "what is superseded was copied or taken");
+        return;
+      case RemovalCause::kept_newer:
+        expect(model_.surplus(segment), "keep lets go no more than it says");
+        expect(!pinned(segment.entry), "and nothing pinned");
+        break;
+      case RemovalCause::expired:
+        expect(segment.end && segment.end->not_before <= now_, "nothing expires early");
+        break;
+      case RemovalCause::evicted:
+        expect(segment.evictable, "only what is evictable is dropped");
+        expect(!pinned(segment.entry), "and nothing pinned");
+        warmest_dropped_ = std::max(warmest_dropped_, segment.rank);
+        break;
+      default:
+        expect(false, "a known cause");
+    }
+    expect(!must_stay(serial), "what is held, listed or persistent stays");
+  }
+
+  std::vector<StoreEvent> new_events() {
+    std::vector<StoreEvent> events;
+    while (true) {
+      const Ticket ticket{0, ++last_number_, 0};
+      rules_->read_events(ticket, "", events_heard_, now_, now_);
+      const Answer told = std::move(outside_.answers.back());
+      outside_.answers.pop_back();
+      expect(told.ticket == ticket && told.kind == Answer::Kind::told, "told at once");
+      expect(told.missed == 0, "nothing is missed by who listens always");
+      expect(told.cursor == events_heard_ + told.events.size(), "and nothing is told twice");
+      if (told.events.empty()) break;
+      for (const StoreEvent& event : told.events) {
+        log_[events_heard_++] = event;
+        events.push_back(event);
+      }
+    }
+    while (!log_.empty() && log_.begin()->first + 2 * kind_.options.events_max < events_heard_)
+      log_.erase(log_.begin());
+    return events;
   }
 
   // Each request one answer, and the answer true.
@@ -679,94 +1459,220 @@ class Campaign {
       Request& request = found->second;
       expect(request.open, "a request is answered once, and only to who still asks");
       request.open = false;
-      if (answer.kind == Answer::Kind::awaited) {
-        expect(!request.is_create, "who created is not told to look");
-        bool true_answer = satisfied(request);
-        for (const Segment& segment : sealed_now_)
-          true_answer = true_answer || (segment.id == request.id &&
-                                        request.wish.satisfied_by(segment.version));
-        expect(true_answer, "what was waited for is there");
+      switch (answer.kind) {
+        case Answer::Kind::created:
+          expect(request.kind == Request::Kind::create, "created for who creates");
+          break;
+        case Answer::Kind::awaited: {
+          expect(request.kind == Request::Kind::await, "awaited by who awaits");
+          bool true_answer = satisfied(request);
+          for (const Segment& segment : sealed_now_)
+            true_answer = true_answer || (segment.id == request.id &&
+                                          request.wish.satisfied_by(segment.version));
+          expect(true_answer, "what was waited for is there");
+          break;
+        }
+        case Answer::Kind::waited:
+          expect(request.kind == Request::Kind::wait, "waited for several");
+          expect(request.complete || request.deadline <= now_, "enough is there, or time is up");
+          expect(std::ranges::equal(answer.ready, request.ready), "those that were there are named");
+          break;
+        case Answer::Kind::claimed:
+          expect(request.kind == Request::Kind::claim, "claimed by who claims");
+          break;
+        case Answer::Kind::there:
+          expect(request.kind == Request::Kind::claim, "there for who claims");
+          check_there(request, answer);
+          break;
+        case Answer::Kind::told:
+          expect(request.kind == Request::Kind::events, "told who subscribed");
+          check_told(request, answer);
+          break;
+        case Answer::Kind::refused:
+          check_refusal(request, answer.error);
+          break;
       }
-      if (answer.kind != Answer::Kind::refused) continue;
-      const auto code = static_cast<Errc>(answer.error.code.value());
-      ++done[std::string(errc_name(code))];
-      if (!request.is_create) {
-        expect(code == Errc::timed_out || code == Errc::not_found, "a wait ends at its deadline");
-        expect(request.deadline <= now_, "and not before");
-        continue;
-      }
-      expect(answer.error.detail.find('#') == std::string::npos, "an error speaks of its request");
-      if (code == Errc::limit_reached)
-        expect(kind_.limits.entries < 100, "the index is full");
-      else if (code == Errc::store_full && !memory_refused_)
-        refusals_.push_back(request);
-      else
-        expect(code == Errc::store_full || code == Errc::exists || code == Errc::conflict ||
-                   code == Errc::too_large,
-               "a known refusal");
     }
     outside_.answers.clear();
   }
+  void check_there(const Request& request, const Answer& answer) const {
+    const Segment* segment = model_.find(answer.serial);
+    for (const Segment& now : sealed_now_)
+      if (segment == nullptr && now.entry == answer.entry && now.version == answer.version)
+        segment = &now;
+    expect(segment != nullptr && segment->id == request.id && segment->version == answer.version &&
+               (request.claim.version == 0 || request.claim.version == answer.version),
+           "what is there is what was claimed");
+  }
+  // Each event with the prefix once, in order; or word of how many were missed.
+  void check_told(const Request& request, const Answer& answer) {
+    Subscriber& subscriber = subscribers_[request.subscriber];
+    subscriber.asks.reset();
+    const std::uint64_t first = subscriber.cursor + answer.missed;
+    const std::uint64_t forgotten =
+        events_heard_ - std::min<std::uint64_t>(events_heard_, kind_.options.events_max);
+    if (answer.missed > 0)
+      expect(first <= std::max(events_born_, forgotten), "only what is forgotten is missed");
+    expect(answer.cursor >= first && answer.cursor <= events_heard_, "a cursor goes on");
+    auto told = answer.events.begin();
+    for (auto event = log_.lower_bound(first); event != log_.end() && event->first < answer.cursor;
+         ++event) {
+      if (!event->second.id.starts_with(subscriber.prefix)) continue;
+      expect(told != answer.events.end() && told->serial == event->second.serial &&
+                 told->kind == event->second.kind && told->cause == event->second.cause &&
+                 told->id == event->second.id,
+             "each event is told once and in order");
+      ++told;
+    }
+    expect(told == answer.events.end(), "and nothing else");
+    if (answer.events.empty() && answer.missed == 0)
+      expect(request.deadline <= now_, "nothing is told only when time is up");
+    subscriber.cursor = answer.cursor;
+    done["events told"] += static_cast<int>(answer.events.size());
+    done["events missed"] += answer.missed > 0;
+  }
+  void check_refusal(const Request& request, const Error& error) {
+    const auto code = static_cast<Errc>(error.code.value());
+    ++done[std::string(errc_name(code))];
+    switch (request.kind) {
+      case Request::Kind::await:
+        expect(code == Errc::timed_out || code == Errc::not_found, "a wait ends at its deadline");
+        expect(request.deadline <= now_, "and not before");
+        return;
+      case Request::Kind::claim:
+        if (code == Errc::loader_failed) {
+          expect(std::ranges::any_of(failed_claims_,
+                                     [&](const auto& failed) {
+                                       return failed.first == request.id &&
+                                              (request.claim.version == 0 ||
+                                               request.claim.version == failed.second);
+                                     }),
+                 "a claim fails when its maker said why");
+          ++done["claims failed"];
+        } else {
+          expect(code == Errc::timed_out || code == Errc::limit_reached, "a known refusal");
+        }
+        return;
+      case Request::Kind::create:
+        break;
+      default:
+        expect(false, "this is never refused");
+    }
+    expect(error.detail.find('#') == std::string::npos, "an error speaks of its request");
+    if (code == Errc::limit_reached) {
+      expect(kind_.limits.entries < 100, "the index is full");
+    } else if (code == Errc::store_full && !memory_refused_) {
+      refusals_.push_back(request);
+    } else {
+      const bool of_source = code == Errc::not_found || code == Errc::evicted ||
+                             code == Errc::superseded || code == Errc::bad_argument;
+      expect(code == Errc::store_full || code == Errc::exists || code == Errc::conflict ||
+                 code == Errc::too_large || code == Errc::timed_out ||
+                 (of_source && request.segment.take_from != 0),
+             "a known refusal");
+    }
+  }
 
-  void compare(const std::map<std::uint64_t, Segment>& found) {
-    std::uint64_t warmest_dropped = 0;
-    for (auto known = segments_.begin(); known != segments_.end();) {
-      auto& [serial, segment] = *known;
+  void compare(const std::map<Serial, Segment>& found) {
+    for (auto known = model_.segments.begin(); known != model_.segments.end();) {
+      const auto& [serial, segment] = *known++;
       const auto there = found.find(serial);
       const bool gone = there == found.end();
-      if (!gone) expect(same(segment, there->second), "a segment stays what it is: " + segment.id);
+      if (!gone) {
+        expect(same(segment, there->second), "a segment stays what it is");
+        expect(segment.state == State::tombstone || segment.keep == there->second.keep,
+               "also in how many are kept");
+      }
       const State state = gone ? State::free : there->second.state;
       switch (segment.state) {
-        case State::sealed:
-          if (state == State::sealed) break;
-          expect(state == State::tombstone || state == State::free, "a sealed segment stays");
-          expect(segment.evictable, "only what is evictable is dropped");
-          expect(!pinned(segment.entry), "nothing pinned is dropped");
-          warmest_dropped = std::max(warmest_dropped, segment.rank);
-          segment.state = State::tombstone;
-          ++done["dropped"];
-          break;
         case State::tombstone:
-          expect(gone || state == State::tombstone, "a tombstone stays, or is forgotten");
+          // Explicitly removed, or the oldest of too many.
+          expect(gone || (state == State::tombstone && segment.reason == there->second.reason),
+                 "a tombstone stays and says why, or is forgotten");
           break;
         case State::removing:
-          // Dropped for a waiting create before the removal came to it.
-          if (state == State::tombstone && segment.evictable) segment.state = State::tombstone;
-          else expect(gone || state == State::removing, "what is removed goes");
+          expect(gone || state == State::removing, "what is removed goes");
           if (gone) expect(!pinned(segment.entry), "nothing pinned goes");
           break;
         default:
-          expect(state == segment.state, "what is being made stays");
+          expect(state == segment.state, "what can be read, or is being made, stays");
       }
-      known = gone ? segments_.erase(known) : std::next(known);
+      if (gone) model_.forget(serial);
     }
+    for (const Serial serial : must_go_)
+      expect(!found.contains(serial) || found.at(serial).state != State::sealed,
+             "what is removed is out of sight");
     bool evictable_left = false;
     for (const auto& [serial, segment] : found) {
-      const auto known = segments_.find(serial);
-      expect(known != segments_.end(), "nothing is there that nobody made: " + segment.id);
-      if (segment.state != State::sealed || !segment.evictable || pinned(segment.entry)) continue;
+      const auto known = model_.segments.find(serial);
+      expect(known != model_.segments.end(), "nothing is there that nobody made");
+      if (segment.state != State::sealed || !segment.evictable || pinned(segment.entry) ||
+          may_stay(serial))
+        continue;
       evictable_left = true;
-      expect(known->second.rank >= warmest_dropped, "the coldest goes first");
+      if (!moved_midway_ && !stayed_before_.contains(serial))
+        expect(known->second.rank >= warmest_dropped_, "the coldest goes first");
     }
     const std::uint64_t room = rules_->usage().warm + rules_->usage().ungrown;
+    const bool settled = outside_.jobs.empty() && sealed_now_.empty() && !moved_midway_;
     for (const Request& request : refusals_)
       // What was sealed since may have made room again.
-      if (outside_.jobs.empty() && sealed_now_.empty())
-        expect(room < needed(request) && !evictable_left,
-               "full is full: " + std::to_string(needed(request)) + " bytes for " + request.id +
-                   ", " + std::to_string(room) + " free" +
-                   (evictable_left ? ", and something to drop" : ""));
+      if (settled && (room >= needed(request) || evictable_left))
+        expect(false, "full is full: " + std::to_string(needed(request)) + " bytes for " +
+                          request.id + ", " + std::to_string(room) + " free" +
+                          (evictable_left ? ", and something to drop" : ""));
     refusals_.clear();
     // What a tick can do, it has done.
-    if (ticked_ && outside_.jobs.empty() && sealed_now_.empty()) {
+    if (ticked_ && settled) {
       for (const auto& [ticket, request] : requests_)
-        if (request.open && request.is_create)
+        if (request.open && request.kind == Request::Kind::create)
           expect(room < needed(request) && !evictable_left, "who waits has a reason to");
     }
-    ticked_ = false;
   }
 
-  void check_pins(const std::map<std::uint64_t, Segment>& found) const {
+  // What holds what, and that nothing stays for no reason.
+  void check_retention(const std::map<Serial, Segment>& found) {
+    for (const auto& [serial, segment] : model_.segments) {
+      if (segment.state != State::sealed) continue;
+      const EntryNumber entry = segment.entry;
+      expect(model_.readable(segment.id, segment.version) == serial, "what is sealed can be read");
+      std::vector<Slot> holders;
+      if (const auto held = model_.holds.find(serial); held != model_.holds.end())
+        for (const auto& [slot, count] : held->second) holders.push_back(slot);
+      expect(rules_->leases(entry) == holders, "who holds is known");
+      const auto manifests = model_.listed_by(serial, is_there());
+      expect(rules_->manifests_of(entry) == manifests.size(), "and so is what lists");
+      const bool held = !holders.empty() || !manifests.empty();
+      expect(table_->has_flag(entry, RecordFlag::held) == held, "also to who comes after us");
+      const bool stays = held || segment.persistent;
+
+      if (segment.end) {
+        if (const auto expiry = rules_->expiry(entry))
+          expect(*expiry >= segment.end->not_before &&
+                     (*expiry <= segment.end->by || *expiry <= now_),
+                 "a segment's time is what was asked for");
+        else
+          expect(segment.end->not_before <= now_, "whose time is up was late");
+        if (ticked_ && segment.end->by <= now_) expect(stays, "whose time is up goes");
+      } else {
+        expect(!rules_->expiry(entry), "who asked for no end has none");
+      }
+
+      if (stays || !model_.surplus(segment) || model_.lenient.contains(segment.id)) continue;
+      if (pinned(entry)) {
+        expect(table_->word(entry).wanted(), "the last pin of what should go is asked for");
+        ++done["surplus pinned"];
+      } else {
+        expect(lost_nudges_.contains(entry), "no more versions stay than are to be kept");
+      }
+    }
+    for (const auto& [id, shelf] : model_.shelves)
+      for (const auto& [version, serial] : shelf)
+        expect(found.contains(serial) && found.at(serial).state == State::sealed,
+               "what can be read is sealed");
+  }
+
+  void check_pins(const std::map<Serial, Segment>& found) const {
     for (const Pin& pin : pins_) {
       const auto there = found.find(pin.serial);
       expect(there != found.end(), "what is pinned stays");
@@ -782,7 +1688,7 @@ class Campaign {
 
   // I6: each page is cold, used by one segment or slab, growing, being punched, or warm; and the
   // counters are the sums.
-  void check_accounts(const std::map<std::uint64_t, Segment>& found) {
+  void check_accounts(const std::map<Serial, Segment>& found) {
     page_of_.assign(arena_.pages(), Page::unknown);
     std::uint64_t known = 0;
     const auto mark = [&](const Extent& extent, Page as) {
@@ -816,7 +1722,7 @@ class Campaign {
     std::set<std::string> ids;
     for (const auto& [serial, segment] : found) {
       sealed += segment.state == State::sealed;
-      creating += segment.state == State::creating;
+      creating += segment.state == State::creating && !segment.is_claim;
       removing += segment.state == State::removing;
       tombstones += segment.state == State::tombstone;
       if (segment.state == State::tombstone || segment.state == State::sealed)
@@ -852,9 +1758,8 @@ class Campaign {
            "each byte is accounted for");
     if (outside_.jobs.empty()) expect(usage.growing == 0, "nothing grows that nobody makes grow");
     for (std::size_t page = 0; page < arena_.pages(); ++page)
-      expect(arena_.backed(page) ==
-                 (page_of_[page] != Page::cold && page_of_[page] != Page::growing),
-             "memory is where the accounts say");
+      if (arena_.backed(page) != (page_of_[page] != Page::cold && page_of_[page] != Page::growing))
+        expect(false, "memory is where the accounts say");
 
     expect(usage.segments == sealed, "counted segments");
     expect(usage.ids == ids.size(), "counted ids");
@@ -863,35 +1768,67 @@ class Campaign {
     expect(tombstones <= kind_.options.tombstones_max, "no more tombstones than allowed");
     std::uint64_t open_creates = 0;
     std::uint64_t open_waits = 0;
-    for (const auto& [ticket, request] : requests_)
-      if (request.open) ++(request.is_create ? open_creates : open_waits);
+    std::uint64_t open_claims = 0;
+    std::uint64_t open_subscriptions = 0;
+    for (const auto& [ticket, request] : requests_) {
+      if (!request.open) continue;
+      switch (request.kind) {
+        case Request::Kind::create:
+          ++open_creates;
+          break;
+        case Request::Kind::await:
+          ++open_waits;
+          break;
+        case Request::Kind::wait:
+          open_waits += request.items.size() - request.ready.size();
+          break;
+        case Request::Kind::claim:
+          ++open_claims;
+          break;
+        case Request::Kind::events:
+          ++open_subscriptions;
+          break;
+      }
+    }
     expect(usage.creating == creating + open_creates, "counted creations");
     expect(usage.waiters == open_waits, "counted waiters");
+    expect(usage.claims_waiting == open_claims, "counted claims that wait");
+    expect(usage.subscribers_waiting == open_subscriptions, "counted subscribers");
     expect(usage.parked >= open_creates && usage.parked <= open_creates + outside_.jobs.size(),
            "counted creates that wait");
+    expect(usage.events == events_heard_, "counted events");
   }
 
   void check_requests() {
     const auto wakeup = rules_->next_wakeup();
     for (auto request = requests_.begin(); request != requests_.end();) {
-      if (request->second.open) {
-        if (!request->second.is_create) {
-          expect(!satisfied(request->second) || was_buried(request->second),
-                 "nobody waits for what is there");
-          expect(wakeup && *wakeup <= request->second.deadline, "a deadline is looked at in time");
-        } else if (outside_.jobs.empty()) {
-          expect(wakeup.has_value(), "who waits for room is looked after");
-        }
-        ++request;
+      const Request& asked = request->second;
+      if (!asked.open) {
+        // Old requests may be sent again; the oldest are forgotten.
+        request = requests_.size() > 60 ? requests_.erase(request) : std::next(request);
         continue;
       }
-      // Old requests may be sent again; the oldest are forgotten.
-      request = requests_.size() > 60 ? requests_.erase(request) : std::next(request);
+      ++request;
+      if (asked.kind == Request::Kind::create) {
+        if (outside_.jobs.empty()) expect(wakeup.has_value(), "who waits for room is looked after");
+        expect(asked.claim_serial == 0 || model_.find(asked.claim_serial) != nullptr,
+               "what fulfils a claim waits no longer than the claim");
+        continue;
+      }
+      if (!(wakeup && *wakeup <= asked.deadline)) expect(false, "DBG kind " + std::to_string((int)asked.kind) + " dl " + std::to_string((asked.deadline - now_).count()) + " wk " + (wakeup ? std::to_string((*wakeup-now_).count()) : "-") + " ticket " + std::to_string(asked.ticket.number) + " s " + std::to_string(asked.ticket.session) + " id " + asked.id);
+      if (asked.kind == Request::Kind::await)
+        expect(!satisfied(asked) || was_buried(asked), "nobody waits for what is there");
+      if (asked.kind == Request::Kind::wait) expect(!asked.complete, "nor when enough is there");
+      if (asked.kind == Request::Kind::claim) {
+        expect(model_.readable(asked.id, asked.claim.version) == 0, "nor claims what is there");
+        if (ticked_)
+          expect(is_being_made(asked.id, asked.claim.version), "nor waits for who makes nothing");
+      }
     }
   }
   // A wait for whatever comes next is not ended by the death of the versions before.
   bool was_buried(const Request& request) const {
-    for (const auto& [serial, segment] : segments_)
+    for (const auto& [serial, segment] : model_.segments)
       if (segment.id == request.id && segment.state == State::sealed &&
           request.wish.satisfied_by(segment.version))
         return false;
@@ -902,13 +1839,31 @@ class Campaign {
 
   void recover() {
     ++done["killed"];
+    if (getenv("DBG")) fprintf(stderr, "kill step %d now %ld\n", step_, now_.time_since_epoch().count());
     calls_to_kill_ = 0;
-    for (auto& [ticket, request] : requests_) request.open = false;
+    may_move_midway_ = false;
+    std::set<Serial> in_fulfilment;
+    std::set<std::pair<std::string, std::uint64_t>> in_take_over;
+    for (auto& [ticket, request] : requests_) {
+      if (!request.open) continue;
+      request.open = false;
+      in_fulfilment.insert(request.claim_serial);
+      if (request.segment.take_from != 0)
+        in_take_over.emplace(request.id, request.segment.take_from);
+    }
+    for (Subscriber& subscriber : subscribers_) subscriber.asks.reset();
     outside_.answers.clear();
     refusals_.clear();
     census_.accesses.clear();
+    nudges_.clear();
+    lost_nudges_.clear();
     ticked_ = false;
     rules_.reset();
+    std::set<Serial> flagged;  // what the former daemon left word of that it is held
+    for (EntryNumber entry = 1; entry < memory_map().live->entries_end.load(); ++entry)
+      if (SegmentTable::readable(table_->word(entry).state()) &&
+          table_->has_flag(entry, RecordFlag::held))
+        flagged.insert(table_->serial(entry));
     table_.reset();
     // The memory thread had done some of it.
     for (const MemoryJob& job : outside_.jobs) {
@@ -920,11 +1875,19 @@ class Campaign {
     }
     outside_.jobs.clear();
     const std::vector<Pin> held = pins_;
-    for (std::uint32_t slot = 1; slot < processes_count; ++slot)
+    const auto holds_before = model_.holds;
+    if (!doing_.lets_go)
+      for (const auto& [serial, holders] : model_.holds)
+        if (const Segment* segment = model_.find(serial);
+            segment != nullptr && segment->state == State::sealed)
+          expect(flagged.contains(serial) || !doing_.sealing.empty() || doing_.removing ||
+                     expects_to_go(serial),
+                 "the next daemon learns of each hold");
+    for (Slot slot = 1; slot < processes_count; ++slot)
       if (random_.chance(0.1)) bury(slot);
     std::vector<bool> living(processes_count);
-    for (std::uint32_t slot = 1; slot < processes_count; ++slot)
-      living[slot] = processes_[slot].alive;
+    for (Slot slot = 1; slot < processes_count; ++slot) living[slot] = processes_[slot].alive;
+    if (random_.chance(0.3)) now_ += milliseconds(random_.below(3000));
 
     for (bool adopted = false; !adopted;) {
       // The next daemon may be killed as well, while it takes over.
@@ -932,7 +1895,13 @@ class Campaign {
       try {
         table_ = std::make_unique<SegmentTable>(memory_.table());
         rules_ = std::make_unique<Rules>(*table_, census_, outside_, kind_.options);
-        expect(rules_->adopt(table_->recover(), living) == 0, "all segments are sound");
+        events_born_ = memory_map().live->next_event.load();
+        const std::uint64_t unsound = rules_->adopt(
+            table_->recover(), living, now_, wall_ns(), [this](EntryNumber manifest) {
+              const Segment* const known = model_.find(table_->serial(manifest));
+              return known == nullptr ? std::vector<shm::ManifestMember>{} : known->members;
+            });
+        expect(unsound == 0, "all segments are sound");
         adopted = true;
       } catch (const Kill&) {
         ++done["killed while taking over"];
@@ -942,37 +1911,61 @@ class Campaign {
     for (const Extent& extent : rules_->adopt_memory(arena_.touched())) arena_.punch(extent);
     for (Process& process : processes_)
       process.session = process.alive && &process != &processes_[0] ? ++last_session_ : 0;
+    expect(events_born_ >= events_heard_, "cursors go on");
+    events_heard_ = events_born_;
+    log_.clear();
+    (void)new_events();
 
     // What was under way may have happened or not; all else must be as it was.
     const auto found = look();
-    for (const auto& [serial, segment] : segments_) {
+    const auto was_pinned = [&](EntryNumber entry) {
+      return std::ranges::any_of(held, [entry](const Pin& pin) { return pin.entry == entry; });
+    };
+    const auto certainly_stays = [&](Serial serial) {
+      if (model_.segments.at(serial).persistent) return true;
+      if (const auto holders = holds_before.find(serial); holders != holds_before.end())
+        for (const auto& [slot, count] : holders->second)
+          if (living[slot]) return true;
+      // A manifest that is there now was there all the time.
+      for (const auto& [manifest, segment] : found)
+        if (segment.state == State::sealed && !doing_.sealing.contains(manifest))
+          if (const Segment* known = model_.find(manifest))
+            for (const auto& member : known->members)
+              if (member.serial == serial) return true;
+      return false;
+    };
+    for (const auto& [serial, segment] : model_.segments) {
       const auto there = found.find(serial);
       const bool gone = there == found.end();
       const State state = gone ? State::free : there->second.state;
       if (!gone) expect(same(segment, there->second), "a segment survives as it was");
-      const bool was_pinned = std::any_of(held.begin(), held.end(), [&](const Pin& pin) {
-        return pin.entry == segment.entry;
-      });
-      const bool may_be_dropped = segment.evictable && !was_pinned;
+      if (!gone && state != State::tombstone && !doing_.sealing.contains(serial) &&
+          doing_.keep_of != segment.id)
+        expect(segment.keep == there->second.keep, "and keeps as many");
+      const bool lives = living[segment.owner_slot];
+      const bool explicitly =
+          (doing_.removing && doing_.removing(segment, serial)) || doing_.superseding == serial ||
+          in_take_over.contains({segment.id, segment.version});
+      const bool on_its_own =
+          !certainly_stays(serial) &&
+          ((segment.evictable && !was_pinned(segment.entry)) ||
+           (may_be_surplus(segment) && !was_pinned(segment.entry)) ||
+           (segment.end && segment.end->not_before <= now_));
       switch (segment.state) {
         case State::sealed:
-          if (doing_.sealing.contains(serial)) {
-            expect(state == State::sealed || may_be_dropped ||
-                       (state == State::creating ? living[segment.owner_slot]
-                                                 : !living[segment.owner_slot]),
+          if (doing_.sealing.contains(serial) && state != State::sealed) {
+            expect(explicitly || on_its_own || state == (lives ? State::creating : State::free),
                    "what was being sealed is sealed, or still being made");
             break;
           }
-          expect(state == State::sealed ||
-                     (may_be_dropped && (gone || state == State::tombstone)),
-                 "a sealed segment survives");
+          expect(state == State::sealed || explicitly || on_its_own, "a sealed segment survives");
           break;
         case State::creating:
-          expect(state == (living[segment.owner_slot] ? State::creating : State::free),
+          if (in_fulfilment.contains(serial) && gone) break;
+          expect(state == (lives ? State::creating : State::free),
                  "what a living process makes survives, and nothing else");
           break;
         case State::removing:
-          if (doing_.removing && doing_.removing(segment, serial)) break;
           expect(state == (pinned(segment.entry) ? State::removing : State::free),
                  "what was removed goes with its last pin");
           break;
@@ -981,31 +1974,71 @@ class Campaign {
       }
     }
     for (const auto& [serial, segment] : found) {
-      if (segments_.contains(serial) || doing_.aborting.contains(serial)) continue;
-      expect(segment.state == State::creating || segment.state == State::tombstone,
+      if (model_.segments.contains(serial) || doing_.aborting.contains(serial)) continue;
+      expect(segment.state == State::creating || segment.state == State::tombstone ||
+                 (segment.state == State::removing && in_fulfilment.contains(serial)),
              "nothing is sealed that nobody sealed");
     }
-    auto before = std::move(segments_);
-    segments_ = found;
-    for (auto& [serial, segment] : segments_)
-      if (before.contains(serial)) segment.rank = 0;
+    adopt_model(found, flagged, living);
     rules_->begin();
+    begin_step();
     check();
+  }
+  bool expects_to_go(Serial serial) const {
+    const Segment& segment = model_.segments.at(serial);
+    return segment.evictable || may_be_surplus(segment) || segment.end || taken_now_.contains(serial);
+  }
+  // Whether some version of the id, perhaps not the newest any more, wants fewer.
+  bool may_be_surplus(const Segment& segment) const {
+    std::uint32_t newer = 0;
+    std::uint32_t least = kind_.options.keep != 0 ? kind_.options.keep : shm::keep_all;
+    for (const auto& [serial, other] : model_.segments) {
+      if (other.id != segment.id) continue;
+      newer += other.version > segment.version && other.state != State::creating;
+      if (other.keep != 0) least = std::min(least, other.keep);
+    }
+    return newer >= least;
+  }
+  // From here on the model is what was found, and what was known of it.
+  void adopt_model(const std::map<Serial, Segment>& found, const std::set<Serial>& flagged,
+                   const std::vector<bool>& living) {
+    const auto before = std::exchange(model_.segments, found);
+    model_.holds.clear();
+    for (auto& [serial, segment] : model_.segments) {
+      const auto known = before.find(serial);
+      if (known != before.end()) {
+        segment.members = known->second.members;
+        segment.ttl_ns = in_whole_seconds(known->second.ttl_ns);
+        if (segment.state == State::sealed && known->second.end) {
+          segment.end = known->second.end;
+          segment.end->by = segment.end->not_before + std::chrono::seconds(1);
+        }
+      } else {
+        segment.ttl_ns = table_->expires(segment.entry) * second_ns;
+      }
+      if (segment.state == State::creating) segment.members.clear();
+      if (segment.state == State::sealed && flagged.contains(serial))
+        for (Slot slot = 1; slot < processes_count; ++slot)
+          if (living[slot]) model_.holds[serial][slot] = 1;
+    }
+    model_.rebuild_shelves();
   }
 
   // Everything ends, and all memory is free again but for the slabs that are kept.
   void finish() {
-    doing_ = {};
+    begin_step();
+    may_move_midway_ = false;
     memory_refused_ = false;
     kind_.refusals = 0;
-    for (std::uint32_t slot = 1; slot < processes_count; ++slot) {
+    for (Slot slot = 1; slot < processes_count; ++slot) {
       die(slot);
       check();
+      begin_step();
+      may_move_midway_ = false;
     }
+    for (const auto& [serial, segment] : model_.segments)
+      if (segment.state == State::sealed) asked_to_go_.insert(serial);
     rules_->drop_all(false);
-    for (auto segment = segments_.begin(); segment != segments_.end();)
-      segment = segment->second.state == State::sealed ? segments_.erase(segment)
-                                                       : std::next(segment);
     while (!outside_.jobs.empty()) do_job(0, false);
     pass(std::chrono::seconds(100));
     while (!outside_.jobs.empty()) do_job(0, false);
@@ -1014,6 +2047,8 @@ class Campaign {
     expect(rules_->usage().used == rules_->usage().slabs, "nothing is used but slabs");
     expect(rules_->usage().slab_items == 0, "which are empty");
     expect(rules_->usage().creating == 0 && rules_->usage().removing == 0, "nothing is under way");
+    expect(rules_->usage().segments == 0, "and nothing is left");
+    expect(!rules_->next_wakeup(), "and nothing to wait for");
   }
 
   Kind kind_;
@@ -1026,21 +2061,42 @@ class Campaign {
   std::unique_ptr<Rules> rules_;
   TimePoint now_{std::chrono::seconds(1000)};
 
+  RulesModel model_;
   std::vector<Process> processes_;
-  std::map<std::uint64_t, Segment> segments_;
   std::map<Ticket, Request> requests_;
   std::vector<Pin> pins_;
-  std::vector<Request> refusals_;  // of this step, for want of room
-  std::vector<Segment> sealed_now_;
+  std::vector<Subscriber> subscribers_;
+  std::map<std::uint64_t, StoreEvent> log_;  // by number
+  std::uint64_t events_heard_ = 0;
+  std::uint64_t events_born_ = 0;  // the first that this daemon remembers
+  std::vector<EntryNumber> nudges_;
+  std::set<EntryNumber> lost_nudges_;
+  std::set<Serial> stayed_before_;
+  std::uint64_t warmest_dropped_ = 0;
   std::vector<Page> page_of_;
-  // What a killed daemon may have done or not.
-  struct Doing {
-    std::set<std::uint64_t> sealing;
-    std::set<std::uint64_t> aborting;
-    std::function<bool(const Segment&, std::uint64_t serial)> removing;
-  } doing_;
+
+  // Of this step.
+  std::vector<Request> refusals_;  // for want of room
+  std::vector<Segment> sealed_now_;
+  std::vector<Serial> seals_;  // in order
+  std::set<Serial> asked_to_go_;
+  std::set<Serial> must_go_;
+  std::set<Serial> taken_now_;
+  std::vector<std::pair<std::string, std::uint64_t>> failed_claims_;
   bool memory_refused_ = false;
   bool ticked_ = false;
+  bool may_move_midway_ = false;
+  bool moved_midway_ = false;
+  // What a killed daemon may have done or not.
+  struct Doing {
+    std::set<Serial> sealing;
+    std::set<Serial> aborting;
+    std::function<bool(const Segment&, Serial)> removing;
+    Serial superseding = 0;
+    std::string keep_of;
+    bool lets_go = false;
+  } doing_;
+
   std::uint32_t calls_to_kill_ = 0;
   std::uint32_t last_number_ = 0;
   SessionId last_session_ = 0;
@@ -1052,7 +2108,8 @@ RulesOptions room_for(std::uint64_t page_count) {
   return {.capacity_bytes = pages(page_count),
           .address_bytes = pages(page_count * 16),
           .reserve_bytes = 0,
-          .keep_warm_bytes = pages(page_count)};
+          .keep_warm_bytes = pages(page_count),
+          .events_max = 300};
 }
 constexpr shm::Limits limits{
     .entries = 4096, .lines = 2048, .overflow_lines = 1024, .processes = 16};
@@ -1068,9 +2125,14 @@ void run(const Kind& kind) {
   MESSAGE(kind.name, ": ", tally);
   // Short runs need not meet everything.
   if (steps < 20'000) return;
-  for (const char* what : {"created", "sealed", "aborted", "removed", "pinned", "repeated", "died",
-                           "sessions ended", "killed", "jobs done", "jobs failed", "store_full",
-                           "exists", "timed_out"})
+  for (const char* what :
+       {"created", "sealed", "aborted", "removed", "removed before", "pinned", "repeated", "died",
+        "sessions ended", "killed", "killed while taking over", "jobs done", "jobs failed",
+        "store_full", "exists", "conflict", "timed_out", "taken over", "superseded", "claimed",
+        "claims fulfilled", "claims failed", "claims given up", "held", "let go", "said again",
+        "keep said", "cancelled", "waited for several", "let go midway", "surplus pinned",
+        "all dropped", "events told", "gone: removed", "gone: kept_newer", "gone: expired",
+        "gone: evicted", "gone: superseded"})
     CHECK_MESSAGE(campaign.done[what] > 0, what);
 }
 
@@ -1087,6 +2149,7 @@ TEST_SUITE("rules_random") {
     RulesOptions options = room_for(512);
     options.reserve_bytes = pages(30);
     options.keep_warm_bytes = pages(50);
+    options.growth_bytes = pages(8);
     options.tombstones_max = 3;
     run({.name = "fickle memory", .options = options, .limits = limits, .refusals = 0.3});
   }
@@ -1102,6 +2165,12 @@ TEST_SUITE("rules_random") {
     options.tombstones_max = 0;
     options.keep_warm_bytes = pages(20);
     run({.name = "no tombstones", .options = options, .limits = limits});
+  }
+
+  TEST_CASE("whatever happens, each byte and each request is accounted for: few versions") {
+    RulesOptions options = room_for(300);
+    options.keep = 2;
+    run({.name = "few versions", .options = options, .limits = limits});
   }
 }
 
