@@ -40,10 +40,11 @@ std::string dtype_text(PyArray_Descr* descriptor) {
 
 // An array of the given dtype and shape over bytes that `base` holds; steals `base`.
 PyObject* array_over(PyArray_Descr* descriptor, int ndim, npy_intp* dims, const std::byte* data,
-                     bool fortran_order, PyObject* base) {
+                     bool fortran_order, bool writable, PyObject* base) {
   static std::byte nothing[64];  // NumPy wants an address even for no bytes
   if (data == nullptr) data = nothing;
-  const int flags = fortran_order ? NPY_ARRAY_FARRAY_RO : NPY_ARRAY_CARRAY_RO;
+  int flags = fortran_order ? NPY_ARRAY_FARRAY_RO : NPY_ARRAY_CARRAY_RO;
+  if (writable) flags |= NPY_ARRAY_WRITEABLE;
   Py_INCREF(descriptor);
   PyObject* array = PyArray_NewFromDescr(&PyArray_Type, descriptor, ndim, dims, nullptr,
                                          const_cast<std::byte*>(data), flags, nullptr);
@@ -59,38 +60,16 @@ PyObject* array_over(PyArray_Descr* descriptor, int ndim, npy_intp* dims, const 
 }
 
 PyObject* described_array(View view) {
-  const auto type = view.type();
+  auto type = view.type();
   if (!type) {
     set_error(type.error());
     return nullptr;
   }
-  PyArray_Descr* const descriptor = descriptor_of(type->dtype);
-  if (descriptor == nullptr) return nullptr;
-  std::array<npy_intp, array_dims_max> dims{};
-  std::uint64_t elements = 1;
-  bool fits = true;
-  for (std::size_t i = 0; i < type->shape.size(); ++i) {
-    dims[i] = static_cast<npy_intp>(type->shape[i]);
-    fits = fits && !__builtin_mul_overflow(elements, type->shape[i], &elements);
-  }
-  // The writer said it, and it is checked here before anybody reads through it.
-  const auto item = static_cast<std::uint64_t>(PyDataType_ELSIZE(descriptor));
-  std::uint64_t bytes = 0;
-  fits = fits && !__builtin_mul_overflow(elements, item, &bytes) && bytes <= view.bytes().size();
-  if (!fits) {
-    Py_DECREF(descriptor);
-    set_error(fail(Errc::type_mismatch, "the segment's " + std::to_string(view.bytes().size()) +
-                                            " bytes are not an array of " + type->dtype)
-                  .error);
-    return nullptr;
-  }
-  const std::byte* data = view.bytes().data();
+  const auto bytes = view.bytes();
   PyObject* const pin = new_pin(std::move(view));
-  PyObject* array = nullptr;
-  if (pin != nullptr)
-    array = array_over(descriptor, static_cast<int>(type->shape.size()), dims.data(), data,
-                       type->fortran_order, pin);
-  Py_DECREF(descriptor);
+  if (pin == nullptr) return nullptr;
+  PyObject* const array = array_of_bytes(std::move(*type), bytes, /*writable=*/false, pin);
+  Py_DECREF(pin);
   return array;
 }
 
@@ -152,8 +131,40 @@ ArrayType array_type(const py::object& dtype, const std::vector<std::uint64_t>& 
   return {dtype_text(descriptor), shape, fortran_order};
 }
 
-PyObject* array_of_view(View view) {
-  const Brief brief = Brief::from_bits(view.brief());
+PyObject* array_of_bytes(const std::optional<ArrayType>& type, std::span<const std::byte> bytes,
+                         bool writable, PyObject* base) {
+  std::array<npy_intp, array_dims_max> dims{};
+  if (!type) {
+    dims[0] = static_cast<npy_intp>(bytes.size());
+    Py_INCREF(base);
+    return array_over(plain[shm::plain_dtype_code("|u1")], 1, dims.data(), bytes.data(),
+                      /*fortran_order=*/false, writable, base);
+  }
+  PyArray_Descr* const descriptor = descriptor_of(type->dtype);
+  if (descriptor == nullptr) return nullptr;
+  auto size = static_cast<std::uint64_t>(PyDataType_ELSIZE(descriptor));
+  bool fits = true;
+  for (std::size_t i = 0; i < type->shape.size(); ++i) {
+    dims[i] = static_cast<npy_intp>(type->shape[i]);
+    fits = fits && !__builtin_mul_overflow(size, type->shape[i], &size);
+  }
+  // The writer said it, and it is checked here before anybody reads through it.
+  if (!fits || size > bytes.size()) {
+    Py_DECREF(descriptor);
+    set_error(fail(Errc::type_mismatch, "the segment's " + std::to_string(bytes.size()) +
+                                            " bytes are not an array of " + type->dtype)
+                  .error);
+    return nullptr;
+  }
+  Py_INCREF(base);
+  PyObject* const array =
+      array_over(descriptor, static_cast<int>(type->shape.size()), dims.data(), bytes.data(),
+                 type->fortran_order, writable, base);
+  Py_DECREF(descriptor);
+  return array;
+}
+
+PyObject* array_of_view(View view, Brief brief) {
   const std::uint64_t size = view.bytes().size();
   const std::byte* const data = view.bytes().data();
   std::array<npy_intp, 2> dims{};
@@ -184,7 +195,8 @@ PyObject* array_of_view(View view) {
   }
   PyObject* const pin = new_pin(std::move(view));
   if (pin == nullptr) return nullptr;
-  return array_over(descriptor, ndim, dims.data(), data, brief.has(BriefFlag::fortran_order), pin);
+  return array_over(descriptor, ndim, dims.data(), data, brief.has(BriefFlag::fortran_order),
+                    /*writable=*/false, pin);
 }
 
 Source source_of(const py::object& object) {
@@ -207,6 +219,17 @@ Source source_of(const py::object& object) {
   source.type = type_of_array(array, fortran_order);
   source.size = static_cast<std::uint64_t>(PyArray_NBYTES(array));
   if (c_order || fortran_order) source.bytes = static_cast<const std::byte*>(PyArray_DATA(array));
+  return source;
+}
+
+Source contiguous_source_of(const py::object& object) {
+  Source source = source_of(object);
+  if (source.bytes != nullptr || source.size == 0) return source;
+  auto* const array = reinterpret_cast<PyArrayObject*>(source.array.ptr());
+  source.array = py::reinterpret_steal<py::object>(PyArray_NewCopy(array, NPY_CORDER));
+  if (!source.array) throw py::error_already_set();
+  source.bytes = static_cast<const std::byte*>(
+      PyArray_DATA(reinterpret_cast<PyArrayObject*>(source.array.ptr())));
   return source;
 }
 

@@ -7,9 +7,11 @@
 #include <pybind11/pybind11.h>
 
 #include <optional>
+#include <span>
 
 #include "store/array_type.h"
 #include "store/error.h"
+#include "store/shm/layout.h"
 #include "store/view.h"
 
 namespace forebay::python {
@@ -24,8 +26,14 @@ ArrayType array_type(const pybind11::object& dtype, const std::vector<std::uint6
 // NumPy's dtype for a dtype's text. New reference, or NULL with an error set.
 PyArray_Descr* descriptor_of(const std::string& dtype);
 
-// A read-only array over the view's bytes; it holds the view. NULL with an error set on failure.
-PyObject* array_of_view(View view);
+// A read-only array over the view's bytes, which are an array or plain bytes; it holds the view, and
+// `brief` is what the view's says. NULL with an error set on failure.
+PyObject* array_of_view(View view, shm::Brief brief);
+
+// An array over bytes that `base` (borrowed) holds. No type: of uint8. NULL with an error set on
+// failure, which includes bytes that are too few.
+PyObject* array_of_bytes(const std::optional<ArrayType>& type, std::span<const std::byte> bytes,
+                         bool writable, PyObject* base);
 
 // Looks how an object may be put: an ndarray, or bytes as an array of uint8. Raises TypeError.
 struct Source {
@@ -33,8 +41,12 @@ struct Source {
   ArrayType type;
   std::uint64_t size = 0;
   const std::byte* bytes = nullptr;  // in the order of `type`, or null: must be copied element-wise
+
+  std::span<const std::byte> span() const { return {bytes, size}; }
 };
 Source source_of(const pybind11::object& object);
+// The same with its bytes in order: a copy, where they are not.
+Source contiguous_source_of(const pybind11::object& object);
 // Copies the source's elements to `target`, in the order of its type. Needs the GIL. False with an
 // error set on failure.
 bool copy_elements(const Source& source, std::byte* target);

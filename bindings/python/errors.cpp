@@ -33,6 +33,8 @@ constexpr std::array<Row, errc_last> rows{{
     {Errc::type_mismatch, "TypeMismatch"},
     {Errc::limit_reached, "LimitReached"},
     {Errc::already_running, "ForebayError"},
+    {Errc::loader_failed, "LoaderFailed"},
+    {Errc::cancelled, "Cancelled"},
 }};
 
 // By code; index 0 is for errors of the system. Held for ever: raising may outlive everything.
@@ -65,6 +67,15 @@ void set_error(const Error& error) {
   if (message == nullptr) return;
   PyErr_SetObject(exception_for(error), message);
   Py_DECREF(message);
+}
+
+pybind11::object exception_of(const Error& error) {
+  set_error(error);
+  return take_exception();
+}
+
+pybind11::object take_exception() {
+  return pybind11::reinterpret_borrow<pybind11::object>(pybind11::error_already_set().value());
 }
 
 void raise(const Error& error) {

@@ -14,6 +14,11 @@ void load_exceptions();
 // Sets the Python error indicator for `error`; the caller returns NULL.
 void set_error(const Error& error);
 
+// The same as an exception object.
+pybind11::object exception_of(const Error& error);
+// Takes the error that is set as an exception object.
+pybind11::object take_exception();
+
 // For functions that pybind11 wraps: throws what becomes the exception.
 [[noreturn]] void raise(const Error& error);
 

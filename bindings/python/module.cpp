@@ -7,6 +7,7 @@
 
 #include "array.h"
 #include "builder.h"
+#include "copy.h"
 #include "errors.h"
 #include "pin.h"
 #include "ref.h"
@@ -29,7 +30,8 @@ PYBIND11_MODULE(_forebay, module) {
   module.attr("__version__") = forebay::version_text;
   load_exceptions();
   load_dtypes();
-  if (!make_pin_type(module) || !make_draft_type(module)) throw pybind11::error_already_set();
+  if (!make_pin_type(module) || !make_copy_type(module) || !make_draft_type(module))
+    throw pybind11::error_already_set();
   bind_ref(module);
   bind_builder(module);
   bind_store(module);

@@ -368,6 +368,7 @@ bool Server::pass_on(Process& process) {
   if (!tables_.holds_any(process.slot)) return false;
   const shm::Descriptor former = std::move(process.pidfd);
   if (!processes_.inherit(process)) return false;
+  end_side_sessions(process.slot);
   if (former) ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, former.get(), nullptr);
   watch(process.pidfd.get(), EPOLLIN, tag(Source::process, process.slot));
   processes_.disconnected(process, now_);
@@ -376,21 +377,27 @@ bool Server::pass_on(Process& process) {
   return true;
 }
 
+// Its slot is another's next: nobody may go on speaking under it.
+void Server::end_side_sessions(Slot slot) {
+  std::vector<SessionId> sides;
+  for (const auto& [id, session] : sessions_)
+    if (session->side && session->slot == slot) sides.push_back(id);
+  for (const SessionId id : sides) end_session(id, "its process has gone");
+}
+
 void Server::dismiss(Slot slot, const char* why) {
   if (const Process* process = processes_.find(slot))
     log::info("process_gone", {{"pid", process->peer.pid},
                                {"program", process->program},
                                {"reason", why}});
-  // Its slot may be another's next: nobody may go on speaking under it.
-  std::vector<SessionId> sides;
-  for (const auto& [id, session] : sessions_)
-    if (session->side && session->slot == slot) sides.push_back(id);
-  for (const SessionId id : sides) end_session(id, "its process has gone");
+  end_side_sessions(slot);
   processes_.dismiss(slot);
   rules_.process_ended(slot);
 }
 
 void Server::send(Session& session, std::vector<int> descriptors) {
+  // Once it is known to be too slow, there is nothing more to say to it, or of it.
+  if (session.outbox_bytes > outbox_bytes_max) return;
   if (session.outbox.empty()) {
     const wire::Sent sent = wire::send_frame(session.socket.get(), frame_, descriptors);
     if (sent == wire::Sent::all) return;

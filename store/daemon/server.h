@@ -108,6 +108,7 @@ class Server final : public Outside {
   void process_died(Slot slot);
   bool pass_on(Process& process);
   void dismiss(Slot slot, const char* why);
+  void end_side_sessions(Slot slot);
   void do_what_is_due();
   int milliseconds_to_wait() const;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // fork: views in both directions, builders, and what becomes of all that when either side ends.
 #include <doctest/doctest.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -836,6 +837,31 @@ TEST_SUITE("fork while the daemon is stopped") {
     daemon.resume();
     CHECK(views.damage() == "");
     CHECK(outcome(client.put("after", payload(10, "after", 1))) == "ok");
+  }
+
+  TEST_CASE("what a killed parent waited for ends, also where its child inherits its table") {
+    DaemonProcess daemon;
+    Client observer = daemon.connect();
+    must(observer.put("v", payload(100, "v", 1)));
+    ChildProcess parent([&](Moments& moments) {
+      Client client = daemon.connect();
+      const View view = must(client.get("v"));
+      AsyncGets gets = must(client.async_gets());
+      gets.get("a", {.timeout = std::chrono::minutes(10)}, [](Result<View>) {});
+      require(status_becomes(client, "waiters", 1) == 1, "it does not wait");
+      // Nobody answers at the fork: the table is shared.
+      daemon.stop();
+      ChildProcess child([&](Moments&) {
+        ::prctl(PR_SET_PDEATHSIG, 0);
+        moments.reached();
+        (void)eventually([&] { return ::kill(daemon.pid(), 0) != 0; });
+      });
+      moments.wait();
+    });
+    parent.await();
+    daemon.resume();
+    parent.kill();
+    CHECK(status_becomes(observer, "waiters", 0, slack) == 0);
   }
 
   TEST_CASE("a builder that was open at the fork is still the parent's to seal") {

@@ -10,6 +10,7 @@ np.float64(15.0)
 
 from forebay._forebay import (
     Builder,
+    Event,
     Holder,
     Ref,
     SegmentInfo,
@@ -19,10 +20,12 @@ from forebay._forebay import (
     connect,
 )
 from forebay._installed import get_cmake_dir, get_include
+from forebay._subscription import Subscription
 from forebay.errors import (
     BadArgument,
     BadId,
     BadState,
+    Cancelled,
     Conflict,
     Denied,
     Disconnected,
@@ -31,6 +34,7 @@ from forebay.errors import (
     ForebayError,
     LayoutMismatch,
     LimitReached,
+    LoaderFailed,
     Lost,
     NotFound,
     StaleRef,
@@ -42,7 +46,17 @@ from forebay.errors import (
     WrongStore,
 )
 
-for _public in (Builder, Holder, Ref, SegmentInfo, SegmentStat, Store, connect):
+for _public in (
+    Builder,
+    Event,
+    Holder,
+    Ref,
+    SegmentInfo,
+    SegmentStat,
+    Store,
+    Subscription,
+    connect,
+):
     _public.__module__ = __name__
 del _public
 
@@ -51,15 +65,18 @@ __all__ = [
     "BadId",
     "BadState",
     "Builder",
+    "Cancelled",
     "Conflict",
     "Denied",
     "Disconnected",
+    "Event",
     "Evicted",
     "Exists",
     "ForebayError",
     "Holder",
     "LayoutMismatch",
     "LimitReached",
+    "LoaderFailed",
     "Lost",
     "NotFound",
     "Ref",
@@ -68,6 +85,7 @@ __all__ = [
     "StaleRef",
     "Store",
     "StoreFull",
+    "Subscription",
     "Superseded",
     "Timeout",
     "TooLarge",

@@ -1,19 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
+import asyncio
+import concurrent.futures
 import datetime
 import types
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar, final, overload
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeVar, final, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from forebay._subscription import Subscription
+
 _T = TypeVar("_T")
 _Id = str | bytes
+_Array = npt.NDArray[Any] | bytes | bytearray | memoryview
+_ToPut = _Array | Mapping[str, _Array]
+# An array, but of a group types.MappingProxyType[str, ndarray], and of a manifest a tuple of values.
+_Value = npt.NDArray[Any] | Any
+_Keep = int | Literal["all"]
 
 __version__: str
 
 @final
 class Pin:
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
+class Copy:
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
@@ -99,6 +112,34 @@ class SegmentStat:
     def state(self) -> str: ...
     @property
     def holders(self) -> list[Holder]: ...
+    @property
+    def leases(self) -> list[Holder]: ...
+    @property
+    def manifests(self) -> int: ...
+    @property
+    def keep(self) -> _Keep | None: ...
+    @property
+    def expires_in(self) -> float | None: ...
+
+class Event:
+    @property
+    def kind(self) -> Literal["sealed", "removed", "spilled", "restored", "missed"]: ...
+    @property
+    def cause(
+        self,
+    ) -> Literal["removed", "kept_newer", "expired", "evicted", "superseded", "lost"] | None: ...
+    @property
+    def id(self) -> str | bytes: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def serial(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def missed(self) -> int: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
 
 class Listing:
     def __iter__(self) -> Iterator[SegmentInfo]: ...
@@ -108,14 +149,57 @@ class Store:
     def put(
         self,
         id: _Id,
-        array: npt.NDArray[Any] | bytes | bytearray | memoryview,
+        array: _ToPut,
         *,
         version: int | None = None,
         timeout: float | None = None,
         exist_ok: bool = False,
         evictable: bool = False,
         persistent: bool = False,
+        keep: _Keep | None = None,
+        ttl: float | None = None,
     ) -> Ref: ...
+    def put_manifest(
+        self,
+        id: _Id,
+        refs: Iterable[Ref],
+        *,
+        version: int | None = None,
+        timeout: float | None = None,
+        exist_ok: bool = False,
+        evictable: bool = False,
+        persistent: bool = False,
+        keep: _Keep | None = None,
+        ttl: float | None = None,
+    ) -> Ref: ...
+    @overload
+    def put_many(
+        self,
+        items: Mapping[_Id, _ToPut] | Iterable[tuple[_Id, _ToPut]],
+        *,
+        return_exceptions: Literal[False] = False,
+        version: int | None = None,
+        timeout: float | None = None,
+        exist_ok: bool = False,
+        evictable: bool = False,
+        persistent: bool = False,
+        keep: _Keep | None = None,
+        ttl: float | None = None,
+    ) -> list[Ref]: ...
+    @overload
+    def put_many(
+        self,
+        items: Mapping[_Id, _ToPut] | Iterable[tuple[_Id, _ToPut]],
+        *,
+        return_exceptions: bool,
+        version: int | None = None,
+        timeout: float | None = None,
+        exist_ok: bool = False,
+        evictable: bool = False,
+        persistent: bool = False,
+        keep: _Keep | None = None,
+        ttl: float | None = None,
+    ) -> list[Ref | Exception]: ...
     @overload
     def get(
         self,
@@ -124,7 +208,8 @@ class Store:
         timeout: float | None = None,
         *,
         after: int = 0,
-    ) -> npt.NDArray[Any]: ...
+        writable: Literal[False, "copy"] | None = False,
+    ) -> _Value: ...
     @overload
     def get(
         self,
@@ -134,7 +219,58 @@ class Store:
         *,
         default: _T,
         after: int = 0,
-    ) -> npt.NDArray[Any] | _T: ...
+        writable: Literal[False, "copy"] | None = False,
+    ) -> _Value | _T: ...
+    @overload
+    def get_many(
+        self,
+        ids: Iterable[_Id | Ref],
+        version: int | None = None,
+        timeout: float | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+    ) -> list[_Value]: ...
+    @overload
+    def get_many(
+        self,
+        ids: Iterable[_Id | Ref],
+        version: int | None = None,
+        timeout: float | None = None,
+        *,
+        return_exceptions: bool,
+    ) -> list[_Value | Exception]: ...
+    @overload
+    def get_async(
+        self,
+        id: _Id | Ref,
+        version: int | None = None,
+        timeout: float | None = None,
+        *,
+        after: int = 0,
+        concurrent: Literal[False] = False,
+    ) -> asyncio.Future[_Value]: ...
+    @overload
+    def get_async(
+        self,
+        id: _Id | Ref,
+        version: int | None = None,
+        timeout: float | None = None,
+        *,
+        after: int = 0,
+        concurrent: Literal[True],
+    ) -> concurrent.futures.Future[_Value]: ...
+    def get_or_create(
+        self,
+        id: _Id,
+        loader: Callable[[], _ToPut],
+        version: int | None = None,
+        timeout: float | None = None,
+        *,
+        evictable: bool = False,
+        persistent: bool = False,
+        keep: _Keep | None = None,
+        ttl: float | None = None,
+    ) -> _Value: ...
     def create(
         self,
         id: _Id,
@@ -146,10 +282,47 @@ class Store:
         timeout: float | None = None,
         evictable: bool = False,
         persistent: bool = False,
+        keep: _Keep | None = None,
+        ttl: float | None = None,
     ) -> Builder: ...
+    def update(
+        self,
+        id: _Id,
+        from_version: int | None = None,
+        *,
+        take: bool = False,
+        timeout: float | None = None,
+        evictable: bool = False,
+        persistent: bool = False,
+        keep: _Keep | None = None,
+        ttl: float | None = None,
+    ) -> Builder: ...
+    def wait(
+        self,
+        items: Iterable[_T],
+        num_returns: int = 1,
+        timeout: float | None = None,
+    ) -> tuple[list[_T], list[_T]]: ...
+    def subscribe(self, prefix: _Id = "", from_cursor: str | None = None) -> Subscription: ...
     def contains(self, id: _Id, version: int | None = None) -> bool: ...
+    def contains_many(self, ids: Iterable[_Id]) -> list[bool]: ...
     def __contains__(self, id: _Id, /) -> bool: ...
-    def remove(self, id: _Id | Ref, version: int | None = None) -> int: ...
+    def remove(
+        self, id: _Id | Ref, version: int | None = None, *, before: int | None = None
+    ) -> int: ...
+    def remove_prefix(self, prefix: _Id) -> int: ...
+    @overload
+    def remove_many(
+        self, items: Iterable[_Id | Ref], *, return_exceptions: Literal[False] = False
+    ) -> list[int]: ...
+    @overload
+    def remove_many(
+        self, items: Iterable[_Id | Ref], *, return_exceptions: bool
+    ) -> list[int | Exception]: ...
+    def hold(self, id: _Id | Ref, version: int | None = None) -> Ref: ...
+    def unhold(self, ref: Ref) -> None: ...
+    def persist(self, id: _Id | Ref, version: int | None = None) -> Ref: ...
+    def keep(self, id: _Id, versions: _Keep) -> None: ...
     def list(self, prefix: _Id = "") -> Listing: ...
     def stat(self, id: _Id | Ref, version: int | None = None) -> SegmentStat: ...
     def status(self) -> dict[str, int | str]: ...

@@ -89,3 +89,14 @@ class Disconnected(ForebayError, ConnectionError):
 
 class LayoutMismatch(ForebayError, RuntimeError):
     """Client and daemon are of different versions."""
+
+
+class LoaderFailed(ForebayError, RuntimeError):
+    """Whoever was to make the version could not; the message says why."""
+
+
+class Cancelled(ForebayError):
+    """Whoever asked has said that the answer is not wanted any more.
+
+    Not what a task sees that is cancelled: that is asyncio.CancelledError.
+    """
