@@ -19,7 +19,7 @@ struct GroupMember {
   std::optional<ArrayType> type = std::nullopt;
 };
 
-// Together with their names and types.
+// Of one group; and their names and types take at most 64 KiB together.
 inline constexpr std::size_t group_members_max = 1024;
 
 }  // namespace forebay

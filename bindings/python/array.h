@@ -26,8 +26,8 @@ ArrayType array_type(const pybind11::object& dtype, const std::vector<std::uint6
 // NumPy's dtype for a dtype's text. New reference, or NULL with an error set.
 PyArray_Descr* descriptor_of(const std::string& dtype);
 
-// A read-only array over the view's bytes, which are an array or plain bytes; it holds the view, and
-// `brief` is what the view's says. NULL with an error set on failure.
+// A read-only array over the view's bytes, which are an array or plain bytes; it holds the view.
+// `brief` is the view's. NULL with an error set on failure.
 PyObject* array_of_view(View view, shm::Brief brief);
 
 // An array over bytes that `base` (borrowed) holds. No type: of uint8. NULL with an error set on

@@ -31,13 +31,26 @@ std::string text_of(const py::error_already_set& error) {
   return rest.empty() ? text : text.append(": ").append(rest);
 }
 
+// A template, so that it is what Claim can do that decides.
 template <class Fulfillable>
 Result<View> put_group(Fulfillable& claim, const Group& group, const PutOptions& options) {
-  // TODO: call it plainly when Claim has it.
   if constexpr (requires { claim.put_group(group.members, options); })
     return claim.put_group(group.members, options);
-  return fail(Errc::bad_argument,
-              "a loader cannot make a group yet: return an array, or use put");
+  else
+    return fail(Errc::bad_argument,
+                "a loader cannot make a group yet: return an array, or use put");
+}
+
+// Says to those who wait for the version why it was not made.
+void end(Claim& claim, const py::error_already_set& error) {
+  const bool failed = error.matches(PyExc_Exception);
+  const std::string why = failed ? text_of(error) : "";
+  const py::gil_scoped_release released;
+  // What is no Exception says nothing about the version: somebody was asked to end.
+  if (failed)
+    claim.fail(why);
+  else
+    claim.give_up();
 }
 
 View make(Claim& claim, const py::object& loader, PutOptions options) {
@@ -79,17 +92,13 @@ py::object get_or_create(Store& store, const py::object& id, const py::object& l
   try {
     return value(make(claim, loader, options));
   } catch (const py::error_already_set& error) {
-    const bool failed = error.matches(PyExc_Exception);
-    const std::string why = failed ? text_of(error) : "";
-    {
-      const py::gil_scoped_release released;
-      // What is no Exception says nothing about the version: somebody was asked to end.
-      if (failed)
-        claim.fail(why);
-      else
-        claim.give_up();
-    }
+    end(claim, error);
     throw;
+  } catch (const py::builtin_exception& thrown) {
+    thrown.set_error();
+    const py::error_already_set error;
+    end(claim, error);
+    throw error;
   }
 }
 

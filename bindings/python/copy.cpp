@@ -2,6 +2,7 @@
 #include "copy.h"
 
 #include <new>
+#include <optional>
 
 namespace forebay::python {
 namespace {
@@ -11,14 +12,18 @@ struct CopyObject {
   PrivateView view;
 };
 
+constexpr std::size_t large_bytes = 1024 * 1024;
+
 PyTypeObject* type = nullptr;
 
 void deallocate(PyObject* self) {
   PyTypeObject* const of = Py_TYPE(self);
+  PrivateView& view = reinterpret_cast<CopyObject*>(self)->view;
   {
-    // Unmapping what was written to gives back many pages.
-    const pybind11::gil_scoped_release released;
-    reinterpret_cast<CopyObject*>(self)->view.~PrivateView();
+    // What was written to are many pages to give back; for a few, the GIL would cost more.
+    std::optional<pybind11::gil_scoped_release> released;
+    if (view.bytes().size() >= large_bytes) released.emplace();
+    view.~PrivateView();
   }
   of->tp_free(self);
   Py_DECREF(of);

@@ -17,8 +17,8 @@ namespace forebay::python {
 // Of a view of what is neither an array nor plain bytes.
 PyObject* structured_value_of_view(const Client& client, View view);
 
-// Read-only, over the view's bytes. The arrays hold the view; those of a group share it. NULL with an
-// error set on failure.
+// Read-only, over the view's bytes. The arrays hold the view; those of a group share it. NULL with
+// an error set on failure.
 inline PyObject* value_of_view(const Client& client, View view) {
   const auto brief = shm::Brief::from_bits(view.brief());
   if (brief.kind == shm::Kind::array || brief.kind == shm::Kind::bytes) [[likely]]

@@ -20,8 +20,8 @@
 
 namespace forebay::python {
 
-// How long a call may wait before it looks for signals, whose handlers Python runs in the main thread
-// alone. A call about many segments asks the daemon anew each time, so it looks less often.
+// How long a call may wait before it looks for signals, whose handlers Python runs in the main
+// thread alone. A call about many segments asks the daemon anew each time, so it looks less often.
 inline Timeout slice_of_wait(std::size_t segments = 1) {
   using std::chrono::microseconds;
   using std::chrono::milliseconds;
@@ -42,9 +42,9 @@ inline void say_whole(Error& error, Timeout total) {
   error.detail.replace(number, std::string::npos, std::to_string(asked.count()) + " ms");
 }
 
-// What `wait(timeout)` returns, which is a Result, called without the GIL until it does not fail with
-// timed_out or disconnected any more, or `total` is over. Nothing, with an error set, if a signal
-// handler raised meanwhile. The last `total` may be zero; it is then called once, with zero.
+// What `wait(timeout)` returns, which is a Result: called without the GIL until it does not fail
+// with timed_out or disconnected any more, or `total` is over; once, with zero, if that is zero.
+// Nothing, with an error set, if a signal handler raised meanwhile.
 template <class Wait>
 std::optional<std::invoke_result_t<Wait, Timeout>> in_slices(Timeout total, Timeout slice,
                                                              Wait&& wait) {

@@ -54,12 +54,25 @@ PutOptions ClaimState::of_this_version(const PutOptions& options) const {
 
 Result<View> ClaimState::put(std::span<const std::byte> bytes, const PutOptions& options) {
   if (auto checked = check_open(); !checked) return fail(std::move(checked.error()));
+  if (bytes.size() > wire::inline_bytes_max) {
+    // Pinned all the time: nobody can take it away before it is seen.
+    auto builder = core_->create(id_, bytes.size(), of_this_version(options), {.claim = token_}, bytes);
+    if (!builder) return fail(std::move(builder.error()));
+    open_ = false;
+    return builder->seal_and_get();
+  }
   auto ref = core_->put(id_, bytes, of_this_version(options), {.claim = token_});
   if (!ref) return fail(std::move(ref.error()));
   open_ = false;
   GetOptions exact;
   exact.version = ref->version;
-  return core_->get(id_, exact, &*ref);
+  auto view = core_->get(id_, exact, &*ref);
+  if (view || !view.error().is(Errc::stale_ref)) return view;
+  // It went in this moment: somebody removed it, or it is older than what its id keeps. It is made again,
+  // pinned all the time, unless somebody else was quicker.
+  auto builder = core_->create(id_, bytes.size(), of_this_version(options), {}, bytes);
+  if (builder) return builder->seal_and_get();
+  return core_->get(id_, exact, nullptr);
 }
 
 Result<Builder> ClaimState::create(std::uint64_t size, const PutOptions& options) {
@@ -84,7 +97,7 @@ void ClaimState::end(std::string_view why) {
   constexpr std::size_t why_bytes_max = 4096;
   wire::AbortRequest request{reserved_.store, reserved_.entry, reserved_.serial, 0, 0,
                              why.substr(0, why_bytes_max)};
-  (void)core_->request<wire::Empty>(request, core_->deadline(), [&] { request.repeated = 1; });
+  (void)core_->abort(request);
 }
 
 }  // namespace client

@@ -219,7 +219,7 @@ Result<std::shared_ptr<Connection>> Core::greet(Deadline deadline) {
   if (!answer) return fail(std::move(answer.error()));
   if (auto taken = take_in(answer->message, std::move(answer->descriptors)); !taken)
     return fail(std::move(taken.error()));
-  if (auto told = hold_again(*connection, answer->message.store, deadline); !told)
+  if (auto told = say_again(*connection, answer->message.store, deadline); !told)
     return fail(std::move(told.error()));
   const std::lock_guard lock(state_mutex_);
   if (closed()) {
@@ -387,6 +387,7 @@ void Core::after_fork_in_child() {
   fork_generation_.fetch_add(1);
   next_token_.store(random_number());
   holds_.clear();
+  unsaid_aborts_.clear();
   Attachment* const attachment = at_fork_;
   if (copied_for_child_) {
     attachment->adopt_in_child(child_table_.release(), child_identity_.slot,

@@ -115,6 +115,7 @@ class Core : public std::enable_shared_from_this<Core> {
                            const Making& making = {});
   Result<void> seal(const Reserved& reserved);
   Result<void> abort(const Reserved& reserved);
+  Result<void> abort(wire::AbortRequest request);
   void give_up(std::uint64_t token);
   // Makes sure that pins of this entry can be counted.
   Result<std::atomic<std::uint32_t>*> granted_count(Attachment& attachment, EntryNumber entry,
@@ -219,8 +220,8 @@ class Core : public std::enable_shared_from_this<Core> {
   Result<Builder> open_builder(const Reserved& reserved, std::string_view id,
                                const PutOptions& options, std::span<const std::byte> content);
   Result<Builder> take_over(std::string_view id, std::uint64_t from, const PutOptions& options);
-  // Tells a daemon that was started anew what this process holds.
-  Result<void> hold_again(Connection& connection, const StoreUuid& store, Deadline deadline);
+  // Tells a daemon that was started anew what this process holds, and what it gave up meanwhile.
+  Result<void> say_again(Connection& connection, const StoreUuid& store, Deadline deadline);
   Result<Ref> compare_with_existing(std::string_view id, std::span<const std::byte> bytes,
                                     const PutOptions& options, const Making& making,
                                     Error exists);
@@ -247,6 +248,7 @@ class Core : public std::enable_shared_from_this<Core> {
   std::vector<Attachment*> attachments_;     // Guarded by state_mutex_. All since connect.
   // What this process holds, how often, by entry and serial. Guarded by state_mutex_.
   std::map<std::pair<EntryNumber, std::uint64_t>, std::uint64_t> holds_;
+  std::vector<wire::AbortRequest> unsaid_aborts_;  // Guarded by state_mutex_. Without texts.
   std::atomic<std::uint64_t> next_token_{0};
   std::atomic<std::uint64_t> fork_generation_{0};
 

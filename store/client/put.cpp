@@ -159,10 +159,21 @@ Result<void> Core::seal(const Reserved& reserved) {
 }
 
 Result<void> Core::abort(const Reserved& reserved) {
-  wire::AbortRequest request{reserved.store, reserved.entry, reserved.serial, 0, 0};
+  return abort({reserved.store, reserved.entry, reserved.serial, 0, 0});
+}
+
+Result<void> Core::abort(wire::AbortRequest request) {
   auto answer = this->request<wire::Empty>(request, deadline(), [&] { request.repeated = 1; });
-  if (!answer) return fail(std::move(answer.error()));
-  return {};
+  if (answer) return {};
+  if (answer.error().is(Errc::disconnected)) {
+    // It is said to the daemon that comes back: else memory and version would be taken for as long as
+    // this process lives.
+    request.repeated = 1;
+    request.why = {};
+    const std::lock_guard lock(state_mutex_);
+    unsaid_aborts_.push_back(request);
+  }
+  return fail(std::move(answer.error()));
 }
 
 Result<Builder> Core::create(std::string_view id, std::uint64_t size, const PutOptions& options,

@@ -51,14 +51,19 @@ Result<Ref> Core::hold(wire::HoldVerb verb, std::string_view id, std::uint64_t v
   return make_ref(id, {store(), reply.entry, reply.version, reply.serial}, {});
 }
 
-Result<void> Core::hold_again(Connection& connection, const StoreUuid& store, Deadline deadline) {
+Result<void> Core::say_again(Connection& connection, const StoreUuid& store, Deadline deadline) {
   std::vector<wire::HeldItem> held;
+  std::vector<wire::AbortRequest> aborts;
   {
     const std::lock_guard lock(state_mutex_);
+    aborts = std::exchange(unsaid_aborts_, {});
     if (store_ != store) holds_.clear();
     for (const auto& [segment, times] : holds_)
       held.insert(held.end(), times, wire::HeldItem{segment.first, segment.second});
   }
+  for (const wire::AbortRequest& abort : aborts)
+    if (abort.store == store)
+      if (auto told = connection.tell_by(abort, deadline); !told) return told;
   // Also if there is nothing: the daemon waits for this word.
   std::size_t at = 0;
   do {

@@ -310,9 +310,10 @@ void Rules::take_over(Pending& pending) {
     return refuse(pending, exhausted_error(pending, entry.error().code));
   }
   shm::reached(shm::points::take_begun);
-  bury(from, shm::Reason::superseded, RemovalCause::superseded);
+  const auto members = bury(from, shm::Reason::superseded, RemovalCause::superseded);
   bound_tombstones();
   has_begun(pending, *entry);
+  held_no_more(members);
   outside_.created(pending.ticket, {.entry = *entry,
                                     .version = pending.version,
                                     .serial = table_.serial(*entry),
@@ -675,14 +676,17 @@ void Rules::remove_entry(EntryNumber entry, RemovalCause cause) {
   try_finish_removal(entry);
 }
 
-// A sealed segment that nobody pins becomes a tombstone; its memory is the caller's to see to.
-void Rules::bury(EntryNumber entry, shm::Reason reason, RemovalCause cause) {
+// A sealed segment that nobody pins becomes a tombstone; its memory is the caller's to see to. Returns
+// what is held no more: the caller sees to that last, for it may make other segments go and others
+// come, also where this one was.
+std::vector<EntryNumber> Rules::bury(EntryNumber entry, shm::Reason reason, RemovalCause cause) {
   record_event(EventKind::removed, cause, entry);
   eviction_.remove(entry);
   forget_retention(entry);
-  end_manifest(entry);
+  std::vector<EntryNumber> members = holds_.unlist(entry);
   table_.bury(entry, reason);
   tombstones_.emplace_back(entry, table_.serial(entry));
+  return members;
 }
 
 Result<void> Rules::supersede(std::string_view id, std::uint64_t version, std::uint64_t serial,
@@ -714,9 +718,10 @@ Result<void> Rules::supersede(std::string_view id, std::uint64_t version, std::u
                                     holders_text(*entry) +
                                     "; release it, or update without take");
   }
-  bury(*entry, shm::Reason::superseded, RemovalCause::superseded);
+  const auto members = bury(*entry, shm::Reason::superseded, RemovalCause::superseded);
   give_memory_back(*entry);
   bound_tombstones();
+  held_no_more(members);
   return {};
 }
 
@@ -788,9 +793,10 @@ bool Rules::evict(EntryNumber entry) {
     table_.unmark_evicting(entry);
     return false;
   }
-  bury(entry, shm::Reason::evicted, RemovalCause::evicted);
+  const auto members = bury(entry, shm::Reason::evicted, RemovalCause::evicted);
   give_memory_back(entry);
   bound_tombstones();
+  held_no_more(members);
   return true;
 }
 
@@ -875,16 +881,21 @@ bool Rules::slab_is_coming(std::uint64_t bytes) const {
 
 // Retries what waits for room, in order of arrival; what does not fit yet lets others pass.
 void Rules::serve_parked() {
-  if (serving_parked_ || parked_.empty()) return;
+  if (parked_.empty()) return;
+  serve_parked_again_ = true;
+  if (serving_parked_) return;
   serving_parked_ = true;
-  std::list<Pending> again;
-  again.swap(parked_);
-  while (!again.empty()) {
-    Pending pending = std::move(again.front());
-    again.pop_front();
-    pending.segment.id = pending.id;
-    pending.segment.description = pending.description;
-    if (attempt(pending) == Attempt::full) parked_.push_back(std::move(pending));
+  // Again, if one that was served let something go: that may be what another one waits for.
+  while (std::exchange(serve_parked_again_, false)) {
+    std::list<Pending> again;
+    again.swap(parked_);
+    while (!again.empty()) {
+      Pending pending = std::move(again.front());
+      again.pop_front();
+      pending.segment.id = pending.id;
+      pending.segment.description = pending.description;
+      if (attempt(pending) == Attempt::full) parked_.push_back(std::move(pending));
+    }
   }
   serving_parked_ = false;
 }

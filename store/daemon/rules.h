@@ -260,7 +260,7 @@ class Rules {
   bool evict(EntryNumber entry);
   void remove_entry(EntryNumber entry, RemovalCause cause = RemovalCause::removed);
   void forget_retention(EntryNumber entry);
-  void bury(EntryNumber entry, shm::Reason reason, RemovalCause cause);
+  std::vector<EntryNumber> bury(EntryNumber entry, shm::Reason reason, RemovalCause cause);
   std::string holders_text(EntryNumber entry);
   void try_finish_removal(EntryNumber entry);
   void give_memory_back(EntryNumber entry);
@@ -333,6 +333,7 @@ class Rules {
   TimePoint rescan_at_{};
   TimePoint reserve_again_at_{};      // after the system refused memory
   bool serving_parked_ = false;
+  bool serve_parked_again_ = false;
 };
 
 }  // namespace forebay::daemon

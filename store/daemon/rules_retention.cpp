@@ -93,8 +93,9 @@ void Rules::hold_again(std::uint32_t slot,
 // What would have gone meanwhile goes now.
 void Rules::held_no_more(std::span<const EntryNumber> entries) {
   for (const EntryNumber entry : entries) {
-    // What one of them frees may go to a waiting create, which may drop the next one.
-    if (!SegmentTable::readable(table_.word(entry).state())) continue;
+    // What one of them frees may go to a waiting create, which may drop the next one; and what came in
+    // its place may be held.
+    if (!SegmentTable::readable(table_.word(entry).state()) || holds_.held(entry)) continue;
     table_.set_flag(entry, RecordFlag::held, false);
     if (expired_.contains(entry)) {
       expire(entry);

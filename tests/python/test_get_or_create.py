@@ -141,19 +141,21 @@ class TestFailure:
         assert store.get_or_create("a", lambda: np.zeros(1)).size == 1
 
     @pytest.mark.parametrize(
-        ("raises", "told"),
+        ("does", "told"),
         [
-            ("ValueError('no such file: x')", "ValueError: no such file: x"),
-            ("KeyError", "KeyError"),
-            ("ValueError('\\\\ud800 \\xe4')", "ValueError: \\ud800 ä"),
-            ("forebay.NotFound('elsewhere')", "NotFound: elsewhere"),
+            ("raise ValueError('no such file: x')", "ValueError: no such file: x"),
+            ("raise KeyError", "KeyError"),
+            ("raise ValueError('\\\\ud800 \\xe4')", "ValueError: \\ud800 ä"),
+            ("raise forebay.NotFound('elsewhere')", "NotFound: elsewhere"),
+            ("return [1, 2]", "TypeError: forebay stores numpy.ndarray"),
+            ("return np.zeros(40_000_000)", "TooLarge: "),
         ],
     )
-    def test_those_who_wait_in_other_processes_are_told_why(self, store, raises, told):
+    def test_those_who_wait_in_other_processes_are_told_why(self, store, does, told):
         script = f"""
             def load():
                 say("loading"); hear()
-                raise {raises}
+                {does}
             try:
                 store.get_or_create("a", load)
             except Exception as error:

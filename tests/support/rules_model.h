@@ -25,7 +25,8 @@ struct ModelSegment {
   daemon::EntryNumber entry = daemon::no_entry;
   shm::State state{};  // creating, sealed, removing, tombstone
   std::uint64_t location = 0;
-  std::uint64_t stored = 0;  // bytes
+  std::uint64_t size = 0;    // bytes of payload
+  std::uint64_t stored = 0;  // bytes of all
   bool evictable = false;
   bool persistent = false;
   bool in_slab = false;

@@ -369,6 +369,37 @@ TEST_SUITE("private view") {
     CHECK(adds_up(observer) == "");
   }
 
+  TEST_CASE("after a fork that no daemon answers, both keep their private views") {
+    DaemonProcess daemon({.capacity = "16MiB"});
+    Client client = daemon.connect();
+    Client observer = daemon.connect();
+    put(client, "a", 3 * mebibyte);
+    PrivateView view = must(client.get_private("a"));
+    const auto bytes = view.bytes();
+    daemon.stop();
+    ChildProcess child([&](Moments& moments) {
+      poke(bytes.data());
+      moments.reached();
+      moments.wait();
+      poke(bytes.data());
+      const std::string wrong = wrong_bytes(bytes, bytes.size(), "a", 1);
+      require(wrong.empty(), wrong);
+      view.release();
+    });
+    child.await();
+    CHECK(wrong_bytes(bytes, bytes.size(), "a", 1) == "");
+    daemon.resume();
+    must(observer.remove("a"));
+    reuse_memory(observer);
+    child.release();
+    CHECK(child.join() == 0);
+    reuse_memory(observer);
+    CHECK(wrong_bytes(bytes, bytes.size(), "a", 1) == "");
+    fill(bytes, "a", 2);
+    CHECK(wrong_bytes(bytes, bytes.size(), "a", 2) == "");
+    view.release();
+  }
+
   TEST_CASE("a process that dies with a private view leaves no pin") {
     DaemonProcess daemon;
     Client client = daemon.connect();

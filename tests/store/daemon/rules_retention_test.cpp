@@ -311,6 +311,22 @@ TEST_SUITE("rules_retention") {
     CHECK(store.heard(parked) == "created");
   }
 
+  TEST_CASE("what is let go for a put that waited goes to others who wait, also to who came before") {
+    Store store(room_for(4));
+    store.put({.id = "a", .size = pages(2), .keep = 1});
+    for (const char* id : {"x", "y"}) store.put({.id = id, .size = pages(1)});
+    const Ticket large = store.create({.id = "b", .size = pages(2), .timeout_ns = ten_seconds});
+    const Ticket small =
+        store.create({.id = "a", .size = pages(1), .timeout_ns = ten_seconds, .keep = 1});
+    store.outside.on_created = [&](const Answer& answer) {
+      if (answer.ticket == small) store.seal(answer);
+    };
+    REQUIRE(store.rules->remove("x", 0, 0, false));
+    CHECK(store.heard(small) == "created");
+    CHECK(store.versions("a") == "2");
+    CHECK(store.heard(large) == "created");
+  }
+
   TEST_CASE("a daemon that follows another keeps as many") {
     Store store(room_for(64));
     const Answer first = store.put({.id = "a", .size = 100, .keep = 2});
@@ -871,6 +887,20 @@ TEST_SUITE("rules_retention") {
     CHECK_FALSE(store.finds("batch", 1));
     CHECK(store.versions("a") == "2");
     CHECK(store.adds_up());
+  }
+
+  TEST_CASE("a version that its next one listed is the newest when that has gone") {
+    Store store(room_for(8));
+    const Answer first = store.put({.id = "a", .size = pages(1), .keep = 1});
+    const Answer second = store.put_manifest(
+        {.id = "a", .size = pages(1), .evictable = true, .keep = 1}, {store.member("a", first)});
+    CHECK(store.versions("a") == "1 2");
+    SUBCASE("to make room") { store.put({.id = "b", .size = pages(7)}); }
+    SUBCASE("superseded") { REQUIRE(store.rules->supersede("a", 2, second.serial, false)); }
+    SUBCASE("taken over") { store.made_by(store.create({.id = "a", .take_from = 2})); }
+    SUBCASE("removed") { REQUIRE(store.rules->remove("a", 2, 0, false)); }
+    CHECK(store.versions("a") == "1");
+    CHECK_FALSE(store.table->has_flag(first.entry, RecordFlag::held));
   }
 
   TEST_CASE("a manifest may list a manifest") {
