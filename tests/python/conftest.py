@@ -13,6 +13,9 @@ import pytest
 
 import forebay
 
+# Whoever runs the tests in the background has SIGINT ignored, and processes inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 DAEMON = pathlib.Path(forebay.__file__).parent / "forebayd"
 
 
