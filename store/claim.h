@@ -16,6 +16,8 @@
 
 #include "store/builder.h"
 #include "store/error.h"
+#include "store/group.h"
+#include "store/object.h"
 #include "store/view.h"
 
 namespace forebay {
@@ -36,6 +38,8 @@ class FOREBAY_API Claim {
   // Makes the version, as Client::put and Client::create do; options.version does not count. The
   // claim goes on when they fail, and when the builder is aborted it ends as by give_up.
   Result<View> put(std::span<const std::byte> bytes, const PutOptions& options);
+  Result<View> put_group(std::span<const GroupMember> members, const PutOptions& options);
+  Result<View> put_object(std::span<const ObjectPart> parts, const PutOptions& options);
   Result<Builder> create(std::uint64_t size_bytes, const PutOptions& options);
 
   // It cannot be made: those who wait fail with loader_failed and this text. A builder that `create` gave

@@ -27,6 +27,7 @@
 #include "store/claim.h"
 #include "store/error.h"
 #include "store/group.h"
+#include "store/object.h"
 #include "store/private_view.h"
 #include "store/ref.h"
 #include "store/subscription.h"
@@ -184,6 +185,11 @@ class FOREBAY_API Client {
   // and with bad_argument when a name comes twice.
   Result<Ref> put_group(std::string_view id, std::span<const GroupMember> members,
                         const PutOptions& options = {});
+
+  // What a language's serializer made of a value, its parts as one segment, with one pin: View::object
+  // takes it apart. Fails as put does, and with bad_argument for no part, or more than object_parts_max.
+  Result<Ref> put_object(std::string_view id, std::span<const ObjectPart> parts,
+                         const PutOptions& options = {});
 
   // A manifest: publishes a list of segments as one. All of them are there when it is sealed, and
   // stay as long as it does: neither room that is wanted nor keep, ttl or remove takes them away.

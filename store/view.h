@@ -71,6 +71,10 @@ class FOREBAY_API View {
   // The members of a group, in the order in which they were put. Fails with type_mismatch if it is none.
   Result<std::vector<GroupMember>> group() const;
 
+  // The parts of an object, in the segment, each 64-byte aligned; valid as long as the view. Fails with
+  // type_mismatch if it is none.
+  Result<std::vector<std::span<const std::byte>>> object() const;
+
   // The same in short, as 64 bits that bindings can decide on without an allocation: see the entry
   // in LAYOUT.md.
   std::uint64_t brief() const;

@@ -199,20 +199,15 @@ PyObject* array_of_view(View view, Brief brief) {
                     /*writable=*/false, pin);
 }
 
+bool is_storable(PyArray_Descr* descriptor) {
+  constexpr std::string_view kinds = "biufcSUVmM";
+  return !PyDataType_REFCHK(descriptor) && !PyTypeNum_ISUSERDEF(descriptor->type_num) &&
+         kinds.find(descriptor->kind) != std::string_view::npos;
+}
+
 Source source_of(const py::object& object) {
   Source source;
-  PyObject* const raw = object.ptr();
-  if (!PyArray_Check(raw)) {
-    if (!PyObject_CheckBuffer(raw))
-      throw py::type_error("forebay stores numpy.ndarray and bytes-like objects, not " +
-                           std::string(Py_TYPE(raw)->tp_name) +
-                           "; convert it with numpy.asarray first");
-    source.array = py::module_::import("numpy").attr("frombuffer")(object, "u1");
-  } else {
-    // A subclass may carry more than its elements (a mask, a meaning of *): refused, not dropped.
-    if (!PyArray_CheckExact(raw)) helper("check_subclass")(object);
-    source.array = object;
-  }
+  source.array = PyArray_Check(object.ptr()) ? object : helper("as_array")(object);
   auto* const array = reinterpret_cast<PyArrayObject*>(source.array.ptr());
   const bool c_order = PyArray_IS_C_CONTIGUOUS(array) != 0;
   const bool fortran_order = !c_order && PyArray_IS_F_CONTIGUOUS(array) != 0;

@@ -35,7 +35,11 @@ PyObject* array_of_view(View view, shm::Brief brief);
 PyObject* array_of_bytes(const std::optional<ArrayType>& type, std::span<const std::byte> bytes,
                          bool writable, PyObject* base);
 
-// Looks how an object may be put: an ndarray, or bytes as an array of uint8. Raises TypeError.
+// Whether elements of that dtype are plain bytes, which mean the same in another process.
+bool is_storable(PyArray_Descr* descriptor);
+
+// How an ndarray of a storable dtype is put; or something that exports its bytes, as an array of what it
+// says they are.
 struct Source {
   pybind11::object array;   // keeps the bytes alive
   ArrayType type;

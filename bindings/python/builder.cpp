@@ -26,6 +26,7 @@ struct DraftObject {
   PyObject_HEAD
   std::optional<Builder> builder;  // while open
   View view;                       // afterwards
+  bool sealed = false;
 };
 
 PyTypeObject* draft_type = nullptr;
@@ -76,6 +77,7 @@ class PyBuilder {
     if (draft == nullptr) throw py::error_already_set();
     new (&draft->builder) std::optional<Builder>(std::move(builder));
     new (&draft->view) View();
+    draft->sealed = false;
     draft_ = py::reinterpret_steal<py::object>(reinterpret_cast<PyObject*>(draft));
     version_ = draft->builder->version();
 
@@ -125,6 +127,7 @@ class PyBuilder {
     Ref ref = view->ref();
     draft().view = std::move(*view);
     draft().builder.reset();
+    draft().sealed = true;
     let_go_of_array();
     return ref;
   }
@@ -226,6 +229,12 @@ bool make_draft_type(py::module_& module) {
   draft_type = reinterpret_cast<PyTypeObject*>(made);
   module.attr("Draft") = py::reinterpret_borrow<py::object>(made);
   return true;
+}
+
+const View* sealed_draft(PyObject* object) {
+  if (Py_TYPE(object) != draft_type) return nullptr;
+  const auto* const draft = reinterpret_cast<DraftObject*>(object);
+  return draft->sealed ? &draft->view : nullptr;
 }
 
 void bind_builder(py::module_& module) {

@@ -31,16 +31,6 @@ std::string text_of(const py::error_already_set& error) {
   return rest.empty() ? text : text.append(": ").append(rest);
 }
 
-// A template, so that it is what Claim can do that decides.
-template <class Fulfillable>
-Result<View> put_group(Fulfillable& claim, const Group& group, const PutOptions& options) {
-  if constexpr (requires { claim.put_group(group.members, options); })
-    return claim.put_group(group.members, options);
-  else
-    return fail(Errc::bad_argument,
-                "a loader cannot make a group yet: return an array, or use put");
-}
-
 // Says to those who wait for the version why it was not made.
 void end(Claim& claim, const py::error_already_set& error) {
   const bool failed = error.matches(PyExc_Exception);
@@ -54,14 +44,16 @@ void end(Claim& claim, const py::error_already_set& error) {
 }
 
 View make(Claim& claim, const py::object& loader, PutOptions options) {
-  const py::object loaded = loader();
-  if (is_mapping(loaded)) {
-    const Group group = group_of(loaded);
-    return without_gil([&] { return put_group(claim, group, options); });
-  }
-  const Source source = contiguous_source_of(loaded);
-  options.type = source.type;
-  return without_gil([&] { return claim.put(source.span(), options); });
+  const Storable loaded = storable_of(loader(), /*contiguous=*/true);
+  return without_gil([&] {
+    if (const auto* group = std::get_if<Group>(&loaded))
+      return claim.put_group(group->members, options);
+    if (const auto* object = std::get_if<Object>(&loaded))
+      return claim.put_object(object->parts, options);
+    const auto& source = std::get<Source>(loaded);
+    options.type = source.type;
+    return claim.put(source.span(), options);
+  });
 }
 
 py::object get_or_create(Store& store, const py::object& id, const py::object& loader,

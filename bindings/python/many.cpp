@@ -135,28 +135,21 @@ py::list get_many(Store& store, const py::object& ids, const py::object& version
 
 struct ToPut {
   std::string id;
-  Group group;     // if it is one
-  Source source;   // else
-  bool is_group = false;
+  Storable what;
+  const Source* array() const { return std::get_if<Source>(&what); }
 };
 
 std::vector<ToPut> puts_of(const py::object& items) {
-  const py::object pairs =
-      is_mapping(items) ? py::reinterpret_steal<py::object>(PyMapping_Items(items.ptr())) : items;
+  const py::object pairs = py::hasattr(items, "items")
+                               ? py::reinterpret_steal<py::object>(PyMapping_Items(items.ptr()))
+                               : items;
   if (!pairs) throw py::error_already_set();
   std::vector<ToPut> puts;
   for (const py::handle item : items_of(pairs, "put_many")) {
     const py::tuple pair = items_of(py::reinterpret_borrow<py::object>(item), "put_many");
     if (pair.size() != 2)
-      throw py::type_error("put_many() takes a mapping, or pairs of an id and an array");
-    ToPut& put = puts.emplace_back();
-    put.id = id_of(pair[0]);
-    put.is_group = is_mapping(pair[1]);
-    if (put.is_group) {
-      put.group = group_of(pair[1]);
-    } else {
-      put.source = contiguous_source_of(pair[1]);
-    }
+      throw py::type_error("put_many() takes a mapping, or pairs of an id and a value");
+    puts.push_back({id_of(pair[0]), storable_of(pair[1], /*contiguous=*/true)});
   }
   return puts;
 }
@@ -164,24 +157,29 @@ std::vector<ToPut> puts_of(const py::object& items) {
 // The end of those from `begin` on that go into one batch of the client's: it has one type for all.
 std::size_t end_of_run(const std::vector<ToPut>& puts, std::size_t begin) {
   std::size_t end = begin + 1;
-  if (puts[begin].is_group) return end;
-  while (end < puts.size() && !puts[end].is_group &&
-         puts[end].source.type == puts[begin].source.type)
+  const Source* const first = puts[begin].array();
+  if (first == nullptr) return end;
+  while (end < puts.size() && puts[end].array() != nullptr &&
+         puts[end].array()->type == first->type)
     ++end;
   return end;
 }
 
 Result<std::vector<Result<Ref>>> put_run(Client& client, std::span<const ToPut> run,
                                          PutOptions options) {
-  if (run.front().is_group) {
+  const ToPut& first = run.front();
+  if (first.array() == nullptr) {
     std::vector<Result<Ref>> one;
-    one.push_back(client.put_group(run.front().id, run.front().group.members, options));
+    if (const auto* group = std::get_if<Group>(&first.what))
+      one.push_back(client.put_group(first.id, group->members, options));
+    else
+      one.push_back(client.put_object(first.id, std::get<Object>(first.what).parts, options));
     return one;
   }
-  options.type = run.front().source.type;
+  options.type = first.array()->type;
   std::vector<PutItem> items;
   items.reserve(run.size());
-  for (const ToPut& put : run) items.push_back({put.id, put.source.span()});
+  for (const ToPut& put : run) items.push_back({put.id, put.array()->span()});
   return client.put_many(items, options);
 }
 

@@ -43,9 +43,14 @@ Ref put(Store& store, const py::object& id, const py::object& array, const py::k
   const std::string name = id_of(id);
   const PutOptions options =
       options_of("put", named, with_version | with_timeout | with_exist_ok).put;
-  if (!is_mapping(array)) return put_array(store.client(), name, source_of(array), options);
-  const Group group = group_of(array);
-  return without_gil([&] { return store.client().put_group(name, group.members, options); });
+  const Storable storable = storable_of(array);
+  if (const auto* source = std::get_if<Source>(&storable))
+    return put_array(store.client(), name, *source, options);
+  return without_gil([&] {
+    if (const auto* group = std::get_if<Group>(&storable))
+      return store.client().put_group(name, group->members, options);
+    return store.client().put_object(name, std::get<Object>(storable).parts, options);
+  });
 }
 
 Ref put_manifest(Store& store, const py::object& id, const py::object& refs,

@@ -8,8 +8,10 @@
 #include <optional>
 
 #include "arguments.h"
+#include "handle.h"
 #include "ids.h"
 #include "store/units.h"
+#include "store/wire/address.h"
 
 namespace forebay::python {
 namespace {
@@ -182,6 +184,7 @@ void bind_store(py::module_& module) {
   bind_retention(store);
   bind_async_gets(module, store);
   bind_subscription(module, store);
+  bind_handle(module, store);
   store
       .def("contains", &contains, py::arg("id"), py::arg("version") = py::none(),
            "Whether get would find it now.")
@@ -199,6 +202,8 @@ void bind_store(py::module_& module) {
       .def("close", &close, "End the connection. Arrays stay valid.")
       .def_property_readonly("closed", [](Store& self) { return self.client().closed(); })
       .def_property_readonly("address", [](Store& self) { return self.client().address(); })
+      .def_property_readonly("namespace",
+                             [](Store& self) { return self.client().namespace_name(); })
       .def_property_readonly("capacity", [](Store& self) { return self.client().capacity_bytes(); })
       .def_property_readonly("uuid", [](Store& self) { return format_uuid(self.client().store()); })
       .def("__enter__", [](const py::object& self) { return self; })
@@ -208,6 +213,9 @@ void bind_store(py::module_& module) {
            })
       .def("__repr__", &describe);
 
+  module.def("default_address",
+             [] { return value_or_raise(wire::resolve_address("")).path; },
+             "Where `connect()` connects to.");
   module.def("connect", &connect, py::arg("address") = py::none(), py::kw_only(),
              py::arg("timeout") = 10.0, py::arg("namespace") = "default",
              py::arg("start_daemon") = true,

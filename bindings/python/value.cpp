@@ -4,8 +4,10 @@
 #include "copy.h"
 #include "errors.h"
 #include "ids.h"
+#include "object.h"
 #include "pin.h"
 #include "store/id.h"
+#include "store/shm/group.h"
 #include "store/shm/manifest.h"
 
 namespace forebay::python {
@@ -64,6 +66,12 @@ Result<std::vector<View>> views_of_manifest(const Client& client, const View& ma
   return views;
 }
 
+PyObject* object_of_view(View view) {
+  const auto pin = py::reinterpret_steal<py::object>(new_pin(std::move(view)));
+  if (!pin) return nullptr;
+  return value_of_parts(reinterpret_cast<PinObject*>(pin.ptr())->view, pin.ptr());
+}
+
 using Convert = PyObject* (*)(const Client&, View);
 
 // A manifest may list manifests. Each takes a piece of the stack, so that there is an end to it.
@@ -102,6 +110,8 @@ PyObject* structured_value_of_view(const Client& client, View view) {
   switch (brief.kind) {
     case Kind::group:
       return group_of_view(std::move(view));
+    case Kind::object:
+      return object_of_view(std::move(view));
     case Kind::manifest:
       return tuple_of_manifest(client, view, &value_of_view);
     default:
@@ -134,21 +144,76 @@ PyObject* private_value_of_view(const Client& client, View view) {
     const auto offset = static_cast<std::size_t>(member.bytes.data() - view.bytes().data());
     member.bytes = bytes.subspan(offset, member.bytes.size());
   }
-  view.release();
   auto type = copied->type();
   const auto base = py::reinterpret_steal<py::object>(new_copy(std::move(*copied)));
   if (!base) return nullptr;
+  // The parts lie in the copy as they lie in the segment.
+  if (kind == Kind::object) return value_of_parts(view, base.ptr());
+  view.release();
   if (kind == Kind::group) return mapping_of(members, /*writable=*/true, base.ptr());
   if (!type && kind != Kind::bytes) return failed(type.error());
   return array_of_bytes(type ? std::optional(std::move(*type)) : std::nullopt, bytes,
                         /*writable=*/true, base.ptr());
 }
 
-bool is_mapping(const py::object& object) {
-  if (PyDict_Check(object.ptr())) return true;
-  if (PyArray_Check(object.ptr()) || PyObject_CheckBuffer(object.ptr()) != 0) return false;
-  return py::isinstance(object, py::module_::import("collections.abc").attr("Mapping"));
+namespace {
+
+// Whether the object's type is that one of a module, which need not be loaded.
+bool is_of(const char* module, const char* name, PyObject* object) {
+  const auto text = py::reinterpret_steal<py::object>(PyUnicode_FromString(module));
+  const auto loaded = py::reinterpret_steal<py::object>(PyImport_GetModule(text.ptr()));
+  if (!loaded) {
+    PyErr_Clear();
+    return false;
+  }
+  return py::getattr(loaded, name, py::none()).ptr() ==
+         reinterpret_cast<PyObject*>(Py_TYPE(object));
 }
+
+// An array of plain elements, or bytes: what is a segment as it lies in memory.
+bool is_plain(PyObject* object) {
+  if (PyArray_Check(object))
+    return (PyArray_CheckExact(object) || is_of("numpy", "memmap", object)) &&
+           is_storable(PyArray_DESCR(reinterpret_cast<PyArrayObject*>(object)));
+  if (PyBytes_CheckExact(object) || PyByteArray_CheckExact(object) || PyMemoryView_Check(object))
+    return true;
+  return PyObject_CheckBuffer(object) != 0 &&
+         (is_of("array", "array", object) || is_of("mmap", "mmap", object));
+}
+
+bool is_mapping(PyObject* object) {
+  if (PyDict_Check(object)) return true;
+  return !PyArray_Check(object) &&
+         py::isinstance(object, py::module_::import("collections.abc").attr("Mapping"));
+}
+
+// A str that a member of a group may have as its name.
+bool is_name(PyObject* object) {
+  std::string_view name;
+  if (!PyUnicode_Check(object)) return false;
+  if (!id_bytes(object, name)) {
+    PyErr_Clear();  // a lone surrogate: no UTF-8
+    return false;
+  }
+  return !name.empty() && name.size() <= shm::group_name_bytes_max;
+}
+
+// A mapping of names and plain arrays. Anything else of a mapping is an object like others.
+bool is_group(PyObject* object) {
+  if (!is_mapping(object)) return false;
+  const auto items = py::reinterpret_steal<py::list>(PyMapping_Items(object));
+  if (!items) throw py::error_already_set();
+  if (items.size() > group_members_max) return false;
+  for (const py::handle item : items) {
+    const auto pair = py::cast<py::tuple>(item);
+    if (!is_name(pair[0].ptr()) || !is_plain(pair[1].ptr())) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+namespace {
 
 Group group_of(const py::object& mapping) {
   const auto items = py::reinterpret_steal<py::list>(PyMapping_Items(mapping.ptr()));
@@ -159,13 +224,23 @@ Group group_of(const py::object& mapping) {
   for (const py::handle item : items) {
     const auto pair = py::cast<py::tuple>(item);
     const py::object name = pair[0];
-    if (!PyUnicode_Check(name.ptr()))
-      throw py::type_error("the names in a group are str, not " +
-                           std::string(Py_TYPE(name.ptr())->tp_name));
     const Source& source = group.sources.emplace_back(contiguous_source_of(pair[1]));
     group.members.push_back({id_of(name), source.span(), source.type});
   }
   return group;
+}
+
+}  // namespace
+
+Storable storable_of(const py::object& value, bool contiguous) {
+  if (is_plain(value.ptr()))
+    return contiguous ? contiguous_source_of(value) : source_of(value);
+  if (is_group(value.ptr())) {
+    Group group = group_of(value);
+    // So many long names and types that they do not fit: as a dict like any other.
+    if (shm::plan_group(group.members)) return group;
+  }
+  return object_of(value);
 }
 
 }  // namespace forebay::python

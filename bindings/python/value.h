@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Values: what get returns for a segment. An array for an array or plain bytes, a mapping of arrays
-// for a group, a tuple of values for a manifest.
+// Values: what put takes, and what get returns for a segment. An array for an array or plain bytes, a
+// mapping of arrays for a group, a tuple of values for a manifest, and any other object as it went in.
 #pragma once
 
 #include "numpy_api.h"
 
 #include <pybind11/pybind11.h>
 
+#include <variant>
 #include <vector>
 
 #include "array.h"
+#include "object.h"
 #include "store/client.h"
 
 namespace forebay::python {
@@ -34,7 +36,11 @@ struct Group {
   std::vector<Source> sources;  // keep the members' bytes alive
   std::vector<GroupMember> members;
 };
-bool is_mapping(const pybind11::object& object);
-Group group_of(const pybind11::object& mapping);
+
+// What a value is stored as: an array as it lies in memory, a group for a mapping of names (str) and
+// such arrays, and any other object in parts. With `contiguous`, an array's bytes are in order.
+// Raises Unstorable.
+using Storable = std::variant<Source, Group, Object>;
+Storable storable_of(const pybind11::object& value, bool contiguous = false);
 
 }  // namespace forebay::python

@@ -2,6 +2,8 @@
 #include "store/client/claim_state.h"
 
 #include "store/id.h"
+#include "store/shm/group.h"
+#include "store/shm/object.h"
 
 namespace forebay {
 
@@ -13,6 +15,22 @@ Claim::~Claim() = default;
 std::uint64_t Claim::version() const { return state_->version(); }
 Result<View> Claim::put(std::span<const std::byte> bytes, const PutOptions& options) {
   return state_->put(bytes, options);
+}
+Result<View> Claim::put_group(std::span<const GroupMember> members, const PutOptions& options) {
+  const auto plan = shm::plan_group(members);
+  if (!plan) return forebay::fail(plan.error());
+  return state_->put(
+      plan->size_bytes,
+      [&](std::span<std::byte> payload) { shm::write_group(*plan, members, payload); }, options,
+      plan->description);
+}
+Result<View> Claim::put_object(std::span<const ObjectPart> parts, const PutOptions& options) {
+  const auto plan = shm::plan_object(parts);
+  if (!plan) return forebay::fail(plan.error());
+  return state_->put(
+      plan->size_bytes,
+      [&](std::span<std::byte> payload) { shm::write_object(*plan, parts, payload); }, options,
+      plan->description);
 }
 Result<Builder> Claim::create(std::uint64_t size_bytes, const PutOptions& options) {
   return state_->create(size_bytes, options);
@@ -52,16 +70,34 @@ PutOptions ClaimState::of_this_version(const PutOptions& options) const {
   return exact;
 }
 
-Result<View> ClaimState::put(std::span<const std::byte> bytes, const PutOptions& options) {
+Result<View> ClaimState::put(std::uint64_t size, const Core::Filler& fill,
+                             const PutOptions& options, const shm::Description& description) {
+  if (size <= wire::inline_bytes_max) {
+    std::vector<std::byte> bytes(size);
+    fill(bytes);
+    return put(bytes, options, &description);
+  }
   if (auto checked = check_open(); !checked) return fail(std::move(checked.error()));
+  // Pinned all the time: nobody can take it away before it is seen.
+  auto builder = core_->create(id_, size, of_this_version(options),
+                               {.description = &description, .claim = token_});
+  if (!builder) return fail(std::move(builder.error()));
+  fill(builder->bytes());
+  open_ = false;
+  return builder->seal_and_get();
+}
+
+Result<View> ClaimState::put(std::span<const std::byte> bytes, const PutOptions& options,
+                             const shm::Description* description) {
+  if (auto checked = check_open(); !checked) return fail(std::move(checked.error()));
+  const Making fulfilling{.description = description, .claim = token_};
   if (bytes.size() > wire::inline_bytes_max) {
-    // Pinned all the time: nobody can take it away before it is seen.
-    auto builder = core_->create(id_, bytes.size(), of_this_version(options), {.claim = token_}, bytes);
+    auto builder = core_->create(id_, bytes.size(), of_this_version(options), fulfilling, bytes);
     if (!builder) return fail(std::move(builder.error()));
     open_ = false;
     return builder->seal_and_get();
   }
-  auto ref = core_->put(id_, bytes, of_this_version(options), {.claim = token_});
+  auto ref = core_->put(id_, bytes, of_this_version(options), fulfilling);
   if (!ref) return fail(std::move(ref.error()));
   open_ = false;
   GetOptions exact;
@@ -70,7 +106,8 @@ Result<View> ClaimState::put(std::span<const std::byte> bytes, const PutOptions&
   if (view || !view.error().is(Errc::stale_ref)) return view;
   // It went in this moment: somebody removed it, or it is older than what its id keeps. It is made again,
   // pinned all the time, unless somebody else was quicker.
-  auto builder = core_->create(id_, bytes.size(), of_this_version(options), {}, bytes);
+  auto builder =
+      core_->create(id_, bytes.size(), of_this_version(options), {.description = description}, bytes);
   if (builder) return builder->seal_and_get();
   return core_->get(id_, exact, nullptr);
 }

@@ -18,7 +18,11 @@ class ClaimState {
   ClaimState& operator=(const ClaimState&) = delete;
 
   std::uint64_t version() const { return reserved_.version; }
-  Result<View> put(std::span<const std::byte> bytes, const PutOptions& options);
+  // `description`: of what is no plain array.
+  Result<View> put(std::span<const std::byte> bytes, const PutOptions& options,
+                   const shm::Description* description = nullptr);
+  Result<View> put(std::uint64_t size, const Core::Filler& fill, const PutOptions& options,
+                   const shm::Description& description);
   Result<Builder> create(std::uint64_t size, const PutOptions& options);
   // An empty text: the next may try.
   void end(std::string_view why);

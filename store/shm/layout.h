@@ -80,7 +80,7 @@ class Location {
 enum class Kind : std::uint8_t {
   bytes = 0,     // nothing is known
   array = 1,     // an n-dimensional array
-  object = 2,    // reserved: a Python object with out-of-band buffers
+  object = 2,    // what a language's serializer made: parts, see shm/object.h
   table = 3,     // reserved: an Arrow table
   group = 4,     // several named arrays; the description says which and where
   manifest = 5,  // the payload is a list of (id, version, serial): see shm/manifest.h

@@ -48,6 +48,16 @@ void restart(DaemonProcess& daemon) {
   daemon.start();
 }
 
+// Kills the daemon again only when its clients have got somewhere with the last one: on a slow machine
+// they would otherwise reach no daemon before their deadlines.
+template <class Progress>
+void restart_and_let_work(DaemonProcess& daemon, Progress&& progress) {
+  daemon.kill();
+  const auto before = progress();
+  daemon.start();
+  (void)eventually([&] { return progress() != before; }, std::chrono::seconds(5));
+}
+
 Ref put(Client& client, const std::string& id, std::uint64_t version, std::size_t size,
         PutOptions options = {}) {
   options.version = version;
@@ -472,10 +482,11 @@ TEST_SUITE("hold over a restart") {
     for (std::size_t i = 0; i < count; ++i)
       refs.push_back(put(client, "h/" + std::to_string(i), 1, small, {.keep = 1}));
     std::atomic<bool> done{false};
+    std::atomic<int> steps{0};
     std::string wrong;
     {
       const std::jthread work([&] {
-        for (int step = 0; step < 600 && wrong.empty(); ++step) {
+        for (; steps < 600 && wrong.empty(); ++steps) {
           const std::size_t i = random.below(count);
           if (random.chance(0.5)) {
             wrong = outcome(holder.hold(refs[i]));
@@ -492,7 +503,8 @@ TEST_SUITE("hold over a restart") {
         }
         done = true;
       });
-      for (int restarts = 0; restarts < 300 && !done; ++restarts) restart(daemon);
+      for (int restarts = 0; restarts < 300 && !done; ++restarts)
+        restart_and_let_work(daemon, [&] { return done ? -1 : steps.load(); });
     }
     CHECK(wrong == "");
     for (std::size_t i = 0; i < count; ++i)
@@ -848,6 +860,7 @@ TEST_SUITE("claim over a restart") {
     constexpr int ids = 400;
     Shared<std::array<Counter, ids>> runs;
     Shared<Counter> ended;
+    Shared<Counter> steps;
     const auto size_of = [](int i) {
       return i % 3 == 0 ? std::size_t{80'000} : static_cast<std::size_t>(i) * 10;
     };
@@ -862,13 +875,15 @@ TEST_SUITE("claim over a restart") {
         }, patient));
         const std::string wrong = wrong_bytes(view.bytes(), size_of(i), id_of(i), 1);
         require(wrong.empty(), wrong);
+        ++*steps;
       }
       ++*ended;
     };
     std::vector<std::unique_ptr<ChildProcess>> children;
     for (int i = 0; i < 4; ++i) children.push_back(std::make_unique<ChildProcess>(ask_for_all));
     for (auto& child : children) child->await();
-    for (int restarts = 0; *ended < 4 && restarts < 300; ++restarts) restart(daemon);
+    for (int restarts = 0; *ended < 4 && restarts < 300; ++restarts)
+      restart_and_let_work(daemon, [&] { return static_cast<int>(*steps); });
     for (auto& child : children) CHECK(child->join() == 0);
     const Client client = daemon.connect();
     for (int i = 0; i < ids; ++i) {
@@ -1031,6 +1046,7 @@ TEST_SUITE("update over a restart") {
       constexpr std::uint64_t last = 120;
       Client client = daemon.connect();
       put(client, "a", 1, size);
+      Shared<Counter> taken;
       ChildProcess taker([&](Moments& moments) {
         Client own = daemon.connect();
         moments.reached();
@@ -1040,11 +1056,12 @@ TEST_SUITE("update over a restart") {
           require(wrong.empty(), wrong);
           fill(builder.bytes(), "a", version + 1);
           require(must(builder.seal()).version == version + 1, "another version");
+          ++*taken;
         }
       });
       taker.await();
       for (int restarts = 0; restarts < 300 && !must(client.contains("a", last)); ++restarts)
-        restart(daemon);
+        restart_and_let_work(daemon, [&] { return static_cast<int>(*taken); });
       CHECK(taker.join() == 0);
       CHECK(versions(client, "a") == Versions{last});
       CHECK(look(client, "a", last, size) == "ok");

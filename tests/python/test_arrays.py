@@ -83,31 +83,6 @@ def test_bytes_like_objects_are_arrays_of_uint8(store, buffer):
     assert bytes(found) == b"hello"
 
 
-@pytest.mark.parametrize(
-    ("thing", "named"),
-    [
-        (np.array([object()]), "object"),
-        (np.zeros(2, [("a", "O")]), "objects"),
-        (np.ma.array([1, 2]), "MaskedArray"),
-        (np.ones((1, 1)).view(np.matrix), "matrix"),
-        (np.rec.array([(1,)], dtype=[("a", "i4")]), "recarray"),
-        ([1, 2, 3], "list"),
-        (3.5, "float"),
-        ("text", "str"),
-        (None, "NoneType"),
-    ],
-)
-def test_what_cannot_be_stored_is_refused_by_name(store, thing, named):
-    with pytest.raises(TypeError, match=named):
-        store.put("refused", thing)
-    assert "refused" not in store
-
-
-def test_a_variable_width_string_dtype_is_refused_by_name(store):
-    with pytest.raises(TypeError, match="StringDType"):
-        store.put("refused", np.array(["a"], np.dtypes.StringDType()))
-
-
 def test_a_memmap_is_stored_as_its_elements(store, tmp_path):
     mapped = np.memmap(tmp_path / "m", "f8", "w+", shape=(4,))
     mapped[:] = 3

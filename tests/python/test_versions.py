@@ -174,10 +174,10 @@ class TestPutMany:
 
     @pytest.mark.parametrize(
         "items",
-        ["ab", b"ab", 5, [5], ["ab"], [("a", np.zeros(1), 1)], {"a": "text"}, {5: np.zeros(1)},
-         [("a", np.zeros(1)), ("b", [1, 2])]],
+        ["ab", b"ab", 5, [5], ["ab"], [("a", np.zeros(1), 1)], {"a": (c for c in "text")},
+         {5: np.zeros(1)}, [("a", np.zeros(1)), ("b", (c for c in "text"))]],
     )  # fmt: skip
-    def test_what_is_no_id_or_no_array_is_refused_before_anything_is_put(self, store, items):
+    def test_what_is_no_id_or_cannot_be_stored_is_refused_before_anything_is_put(self, store, items):
         with pytest.raises(TypeError):
             store.put_many(items, return_exceptions=True)
         assert list(store.list()) == []

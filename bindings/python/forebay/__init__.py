@@ -17,9 +17,14 @@ from forebay._forebay import (
     SegmentStat,
     Store,
     __version__,
-    connect,
 )
+from forebay._flags import IN, INOUT, KEEP, RRO
+from forebay._handles import install, uninstall
 from forebay._installed import get_cmake_dir, get_include
+from forebay._scope import Scope, scope
+from forebay._shared import SharedArray, share
+from forebay._stores import connect
+from forebay._stores import default as default_store
 from forebay._subscription import Subscription
 from forebay.errors import (
     BadArgument,
@@ -43,6 +48,7 @@ from forebay.errors import (
     Timeout,
     TooLarge,
     TypeMismatch,
+    Unstorable,
     WrongStore,
 )
 
@@ -55,10 +61,30 @@ for _public in (
     SegmentStat,
     Store,
     Subscription,
+    Scope,
+    SharedArray,
     connect,
+    default_store,
+    install,
+    scope,
+    share,
+    uninstall,
 ):
     _public.__module__ = __name__
 del _public
+
+
+def __getattr__(name: str) -> object:
+    # What brings modules along that a mere reader of arrays does not need.
+    if name == "task":
+        from forebay import _task as module
+    elif name == "SharingExecutor":
+        from forebay import _executor as module  # type: ignore[no-redef]
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(module, name)
+    return found
+
 
 __all__ = [
     "BadArgument",
@@ -74,14 +100,21 @@ __all__ = [
     "Exists",
     "ForebayError",
     "Holder",
+    "IN",
+    "INOUT",
+    "KEEP",
     "LayoutMismatch",
     "LimitReached",
     "LoaderFailed",
     "Lost",
     "NotFound",
+    "RRO",
     "Ref",
+    "Scope",
     "SegmentInfo",
     "SegmentStat",
+    "SharedArray",
+    "SharingExecutor",
     "StaleRef",
     "Store",
     "StoreFull",
@@ -90,9 +123,16 @@ __all__ = [
     "Timeout",
     "TooLarge",
     "TypeMismatch",
+    "Unstorable",
     "WrongStore",
     "__version__",
     "connect",
+    "default_store",
     "get_cmake_dir",
     "get_include",
+    "install",
+    "scope",
+    "share",
+    "task",
+    "uninstall",
 ]

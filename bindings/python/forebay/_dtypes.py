@@ -36,12 +36,11 @@ def from_text(text: str) -> np.dtype:
     return np.dtype(text)
 
 
-def check_subclass(array: np.ndarray) -> None:
-    """Raise TypeError for an ndarray subclass that is more than its elements."""
-    if type(array) is np.memmap:
-        return
-    kind = type(array)
-    raise TypeError(
-        f"{kind.__module__}.{kind.__qualname__} is a subclass of numpy.ndarray, and "
-        "what makes it one would be lost; pass numpy.asarray(array)"
-    )
+def as_array(buffer: object) -> np.ndarray:
+    """Return an array over what a buffer says its elements are; of uint8 for plain bytes."""
+    view = memoryview(buffer)  # type: ignore[arg-type]
+    try:
+        array = np.asarray(view)
+    except ValueError:  # a format that NumPy does not know
+        return np.frombuffer(view, "u1")
+    return array if array.dtype.kind in "biufc" else np.frombuffer(view, "u1")

@@ -75,6 +75,10 @@ class TypeMismatch(ForebayError, TypeError):
     """The segment is not an array of that kind."""
 
 
+class Unstorable(ForebayError, TypeError):
+    """A value that cannot be taken apart into bytes; the message says which, and why."""
+
+
 class Denied(ForebayError, PermissionError):
     """This user may not."""
 

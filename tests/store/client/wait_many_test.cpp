@@ -450,9 +450,19 @@ TEST_SUITE("wait for many") {
     one.await();
     two.await();
     const Client client = daemon.connect();
+    const auto newest = [&] {
+      const auto version_of = [&](const char* id) {
+        const View view = client.get_resident(id);
+        return view ? view.version() : 0;
+      };
+      return std::pair(version_of("one"), version_of("two"));
+    };
     for (int restarts = 0; restarts < 200 && !must(client.contains("two", last)); ++restarts) {
       daemon.kill();
+      const auto before = newest();
       daemon.start();
+      // On a slow machine they would otherwise reach no daemon before their deadlines.
+      (void)eventually([&] { return newest() != before; }, std::chrono::seconds(5));
     }
     CHECK(one.join() == 0);
     CHECK(two.join() == 0);

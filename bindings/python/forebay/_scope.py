@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scopes: what is put for a while, and goes when the while is over, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import itertools
+import os
+import re
+import threading
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from forebay import _stores
+from forebay._forebay import Builder, Ref, Store
+
+_current: contextvars.ContextVar[Scope | None] = contextvars.ContextVar(
+    "forebay.scope", default=None
+)
+_PREFIX = re.compile(r"(scope/[0-9a-f]{16}/)")
+
+
+class Scope:
+    """A part of a store whose segments are removed when the scope ends; from `forebay.scope()`.
+
+    Its methods are those of the store, with ids that begin with `prefix`. Others may put there, too:
+    workers leave the results of tasks in the scope that their arguments came from.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.prefix = f"scope/{uuid.uuid4().hex[:16]}/"
+        self._counter = itertools.count(1)
+        store._begin_scope(self.prefix)  # noqa: SLF001
+
+    def id(self, name: str) -> str:
+        """The id in the store of what is called `name` here."""
+        return self.prefix + name
+
+    def new_id(self, name: str) -> str:
+        """An id that nothing else has, with `name` for those who look at listings."""
+        return f"{self.prefix}{name[:150]}/{next(self._counter)}"
+
+    def put(self, name: str, value: Any, **options: Any) -> Ref:
+        """As `Store.put`."""
+        return self.store.put(self.id(name), value, **options)
+
+    def create(self, name: str, shape: Any, dtype: Any = "f8", **options: Any) -> Builder:
+        """As `Store.create`."""
+        return self.store.create(self.id(name), shape, dtype, **options)
+
+    def update(self, name: str, from_version: int | None = None, **options: Any) -> Builder:
+        """As `Store.update`."""
+        return self.store.update(self.id(name), from_version, **options)
+
+    def get(self, name: str | Ref, *arguments: Any, **options: Any) -> Any:
+        """As `Store.get`."""
+        what = name if isinstance(name, Ref) else self.id(name)
+        return self.store.get(what, *arguments, **options)
+
+    def get_or_create(self, name: str, *arguments: Any, **options: Any) -> Any:
+        """As `Store.get_or_create`."""
+        return self.store.get_or_create(self.id(name), *arguments, **options)
+
+    def remove(self, name: str, *arguments: Any, **options: Any) -> int:
+        """As `Store.remove`."""
+        return self.store.remove(self.id(name), *arguments, **options)
+
+    def end(self) -> int:
+        """Remove everything now. Returns how many segments; those in use go when they are not."""
+        return self.store._end_scope(self.prefix)  # noqa: SLF001
+
+    def __repr__(self) -> str:
+        return f"<forebay.Scope {self.prefix} of {self.store!r}>"
+
+
+@contextlib.contextmanager
+def scope(store: Store | None = None) -> Iterator[Scope]:
+    """Remove everything that is put inside when the block ends, or the process does, however it ends.
+
+    Inside is what is put through the scope that the block gets, what `share` and the flags of
+    `task` put meanwhile, and what tasks leave in the store that got such arguments. Arrays that
+    somebody still uses stay valid; their memory is given back afterwards.
+
+    >>> with forebay.scope() as scope:
+    ...     points = forebay.share(points)
+    ...     futures = [executor.submit(partial_sum, points, centres) for centres in ...]
+
+    `store`: where; None means what `connect()` finds.
+    """
+    made = Scope(store if store is not None else _stores.default())
+    token = _current.set(made)
+    try:
+        yield made
+    finally:
+        _current.reset(token)
+        made.end()
+
+
+_lock = threading.Lock()
+_of_process: Scope | None = None
+_of_pid = 0
+
+
+def current(store: Store | None = None) -> Scope:
+    """The innermost scope of the caller; if there is none, one that ends with this process."""
+    global _of_process, _of_pid
+    scope = _current.get()
+    if scope is not None and (store is None or scope.store is store):
+        return scope
+    store = store if store is not None else _stores.default()
+    with _lock:
+        # A forked child's arrays are its own.
+        if _of_process is None or _of_pid != os.getpid() or _of_process.store is not store:
+            _of_process = Scope(store)
+            _of_pid = os.getpid()
+        return _of_process
+
+
+def prefix_of(id: str | bytes) -> str | None:
+    """The prefix of the scope that an id lies in."""
+    found = _PREFIX.match(id) if isinstance(id, str) else None
+    return found.group(1) if found else None

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stores that this process is connected to: the one that is meant when none is named, and the one
+that a handle belongs to."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+
+from forebay import _forebay
+from forebay._forebay import Store
+from forebay.errors import Disconnected, WrongStore
+
+_lock = threading.Lock()
+# By namespace. What a caller has connected to is his; what was connected for a handle stays.
+_callers: weakref.WeakSet[Store] = weakref.WeakSet()
+_ours: list[Store] = []
+_default: Store | None = None
+
+
+def connect(
+    address: str | None = None,
+    *,
+    timeout: float = 10.0,
+    namespace: str = "default",
+    start_daemon: bool = True,
+) -> Store:
+    """Connect to the store of this node.
+
+    `address` is the path of a daemon's socket; None means $FOREBAY_SOCKET or this
+    user's own daemon, which is started if it does not run. `timeout` bounds the
+    connecting, and each later request that has no timeout of its own.
+    """
+    store = _forebay.connect(
+        address, timeout=timeout, namespace=namespace, start_daemon=start_daemon
+    )
+    with _lock:
+        _callers.add(store)
+    return store
+
+
+def default() -> Store:
+    """Return this process's own connection to the store that `connect()` finds."""
+    global _default
+    store = _default
+    if store is None or store.closed:
+        with _lock:
+            if _default is None or _default.closed:
+                _default = _forebay.connect()
+            store = _default
+    return store
+
+
+def address_to_tell(store: Store) -> str | None:
+    """The address that others need to find the store; None if they find it as this process does."""
+    return None if store.address == _forebay.default_address() else store.address
+
+
+def elsewhere(ref: str) -> str | None:
+    """The address to tell with a ref (as text) of a store that this process knows."""
+    uuid = ref[len("forebay:") :].partition("/")[0]
+    with _lock:
+        for store in _known():
+            if not store.closed and store.uuid == uuid:
+                return address_to_tell(store)
+    return None
+
+
+def _known() -> list[Store]:
+    return [*([] if _default is None else [_default]), *_callers, *_ours]
+
+
+def find(uuid: str, namespace: str = "default", address: str | None = None) -> Store:
+    """Return a connection to the store with that uuid.
+
+    Raises WrongStore when the daemon there has another store by now, and Disconnected when none
+    answers.
+    """
+    with _lock:
+        for store in _known():
+            if not store.closed and store.uuid == uuid and store.namespace == namespace:
+                return store
+        try:
+            store = _forebay.connect(address, namespace=namespace, start_daemon=False)
+        except Disconnected as error:
+            raise Disconnected(
+                f"no daemon of the store {uuid} answers, of which a handle was received: {error}"
+            ) from None
+        if store.uuid != uuid:
+            raise WrongStore(
+                f"a handle of the store {uuid} was received, but the store at {store.address} is "
+                f"{store.uuid}: that one was started anew since then, or runs on another node; "
+                "put the array again, or set FOREBAY_SOCKET to its address"
+            )
+        _ours.append(store)
+        return store

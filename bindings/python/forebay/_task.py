@@ -1,0 +1,479 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`forebay.task`: one flag per argument, for the tasks of every framework."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from forebay import _scope, _shared, _stores
+from forebay._flags import IN, In, InOut, Keep, ReadOnly
+from forebay._forebay import Builder, Ref, Store, handle_of
+from forebay._handles import install
+from forebay._shared import SharedArray
+from forebay.errors import BadArgument, Exists, ForebayError, TypeMismatch
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Flag = In | ReadOnly | InOut
+
+
+def task(
+    function: Callable[..., Any] | None = None, *, returns: Keep | In = IN, **flags: _Flag
+) -> Any:
+    """Say which arguments of a function are shared with other processes of this node.
+
+    >>> @forebay.task(points=forebay.RRO, returns=forebay.KEEP)
+    ... def partial_sum(points, centres): ...
+
+    RRO: recurrent and read-only. The function gets a read-only array over shared memory, whether it
+    was given that array, a handle (a Ref, or what `share` returns), or a list, tuple or dict of such.
+    INOUT: given a handle, the function gets a writable array that starts as that version, and becomes
+    the next one when it returns; given an ordinary array, that array. IN, and what has no flag, is
+    left alone. returns=KEEP: arrays that are returned stay in the store, and what travels is a handle.
+    See `ReadOnly`, `InOut` and `Keep` for their options: RRO(writable="copy"), KEEP("sum/{row}", 1).
+
+    The result is a function with the same signature. Put this decorator below that of a framework
+    (@dask.delayed, @ray.remote, @python_app, @task): it then works where the task runs; give such a
+    task handles. Above the framework's, it works where the task is submitted. `SharingExecutor` does
+    both for plain functions.
+
+    An array that was flagged RRO may be put once as long as it lives: do not change it in between.
+    The first call of such a function does `forebay.install()`.
+
+    Raises BadArgument, when it decorates, for a name that is no parameter.
+    """
+    if function is None:
+        return lambda function: task(function, returns=returns, **flags)
+    if isinstance(function, (staticmethod, classmethod)):
+        raise BadArgument("put forebay.task below @staticmethod or @classmethod, not above")
+    return _Task(function, flags, returns).decorated()
+
+
+class _Parameter:
+    """One flagged parameter: where calls have it."""
+
+    def __init__(self, name: str, flag: _Flag, index: int | None, kind: Any) -> None:
+        self.name = name
+        self.flag = flag
+        self.index = index
+        self.takes_rest = kind is inspect.Parameter.VAR_POSITIONAL
+        self.takes_named = kind is inspect.Parameter.VAR_KEYWORD
+
+
+class _Task:
+    """A function with its flags. Picklable where its function is."""
+
+    def __init__(self, function: Callable[..., Any], flags: Mapping[str, _Flag], returns: Any) -> None:
+        self.function = function
+        self.name = getattr(function, "__name__", type(function).__name__)
+        if not isinstance(returns, (Keep, In)):
+            raise BadArgument(f"{self.name}: returns is KEEP or IN, not {returns!r}")
+        self.returns = returns if isinstance(returns, Keep) else None
+        self.parameters = self._find_parameters(flags)
+        self.named = {
+            parameter.name: parameter for parameter in self.parameters if not parameter.takes_named
+        }
+        # The common case has a path of its own: nothing to seal, nothing to keep.
+        self.only_reads = self.returns is None and all(
+            isinstance(parameter.flag, ReadOnly)
+            and parameter.flag.id is None
+            and not parameter.flag.writable
+            and not parameter.takes_rest
+            and not parameter.takes_named
+            for parameter in self.parameters
+        )
+
+    def _find_parameters(self, flags: Mapping[str, _Flag]) -> list[_Parameter]:
+        try:
+            known = inspect.signature(self.function).parameters
+        except (TypeError, ValueError):  # some callables do not tell: then only by name
+            known = {}  # type: ignore[assignment]
+        found = []
+        for name, flag in flags.items():
+            if not isinstance(flag, (In, ReadOnly, InOut)):
+                raise BadArgument(f"{self.name}: {name} is flagged {flag!r}; it may be RRO, INOUT or IN")
+            if known and name not in known:
+                raise BadArgument(f"{self.name} has no parameter {name!r}{_near(name, known)}")
+            if isinstance(flag, In):
+                continue
+            index = list(known).index(name) if known else None
+            kind = known[name].kind if known else inspect.Parameter.KEYWORD_ONLY
+            if kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
+                index = None
+            found.append(_Parameter(name, flag, index, kind))
+        return found
+
+    # ------------------------------------------------------------------------------ the decorated
+
+    def decorated(self) -> Callable[..., Any]:
+        if inspect.iscoroutinefunction(self.function):
+            wrapper = self._asynchronous()
+        else:
+            wrapper = self._synchronous()
+        functools.update_wrapper(wrapper, self.function)
+        try:
+            # Some frameworks look for a signature and not through __wrapped__.
+            wrapper.__signature__ = inspect.signature(self.function)  # type: ignore[attr-defined]
+        except (TypeError, ValueError):
+            pass
+        wrapper.__forebay_task__ = self  # type: ignore[attr-defined]
+        return wrapper
+
+    def _synchronous(self) -> Callable[..., Any]:
+        def wrapper(*arguments: Any, **named: Any) -> Any:
+            if not _ready:
+                _get_ready()
+            if self.only_reads:
+                arguments, named = self._read_only(arguments, named)
+                try:
+                    return self.function(*arguments, **named)
+                except ValueError as error:
+                    self._explain(error)
+                    raise
+            call = _Call(self, arguments, named)
+            try:
+                result = self.function(*call.arguments, **call.named)
+            except BaseException as error:
+                call.abort()
+                if isinstance(error, ValueError):
+                    self._explain(error)
+                raise
+            return call.end(result)
+
+        return wrapper
+
+    def _asynchronous(self) -> Callable[..., Any]:
+        async def wrapper(*arguments: Any, **named: Any) -> Any:
+            if not _ready:
+                _get_ready()
+            call = _Call(self, arguments, named)
+            try:
+                result = await self.function(*call.arguments, **call.named)
+            except BaseException as error:
+                call.abort()
+                if isinstance(error, ValueError):
+                    self._explain(error)
+                raise
+            return call.end(result)
+
+        return wrapper
+
+    def _read_only(
+        self, arguments: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        changed = list(arguments)
+        count = len(changed)
+        for parameter in self.parameters:
+            index = parameter.index
+            if index is not None and index < count:
+                changed[index] = _read(changed[index])
+            elif parameter.name in named:
+                named[parameter.name] = _read(named[parameter.name])
+        return tuple(changed), named
+
+    def _explain(self, error: ValueError) -> None:
+        """Say in NumPy's error about a read-only array which arguments are ones, and the way out."""
+        if "read-only" not in str(error):
+            return
+        names = [
+            parameter.name
+            for parameter in self.parameters
+            if isinstance(parameter.flag, ReadOnly) and not parameter.flag.writable
+        ]
+        if not names:
+            return
+        several = len(names) > 1
+        note = (
+            f"forebay: {', '.join(map(repr, names))} of {self.name} {'are' if several else 'is'} "
+            f"shared with other tasks and read-only (RRO); for a writable copy of the task's own, flag "
+            f"it RRO(writable=\"copy\"), and to make the next version INOUT"
+        )
+        if hasattr(error, "add_note"):
+            error.add_note(note)
+        else:  # before Python 3.11
+            error.args = (f"{error.args[0]}\n{note}", *error.args[1:])
+
+    # ---------------------------------------------------------------------------- before a journey
+
+    def for_travel(
+        self, arguments: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The same arguments, with arrays that are flagged RRO or INOUT as what pickles as a handle."""
+        changed, changed_named = list(arguments), dict(named)
+        for parameter in self.parameters:
+            if isinstance(parameter.flag, ReadOnly) and parameter.flag.id is not None:
+                continue  # the first who runs it puts it
+            for place, key in _places(parameter, self.named, changed, changed_named):
+                place[key] = _map(place[key], _travelling)
+        return tuple(changed), changed_named
+
+
+_ready = False
+
+
+def _get_ready() -> None:
+    global _ready
+    install()
+    _ready = True
+
+
+def _near(name: str, known: Any) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return "; it has " + ", ".join(map(repr, known)) if known else "; it has none"
+
+
+def _places(
+    parameter: _Parameter, flagged: Mapping[str, Any], arguments: list[Any], named: dict[str, Any]
+) -> list[tuple[Any, Any]]:
+    """Where a call has the values of a parameter: (container, key) for each."""
+    index = parameter.index
+    if parameter.takes_rest:
+        return [(arguments, i) for i in range(index or 0, len(arguments))]
+    if parameter.takes_named:
+        known = set(inspect.signature(_nothing).parameters)
+        return [(named, key) for key in named if key not in known and key not in flagged]
+    if index is not None and index < len(arguments):
+        return [(arguments, index)]
+    return [(named, parameter.name)] if parameter.name in named else []
+
+
+def _nothing() -> None:
+    pass
+
+
+def _map(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Apply to the elements of lists, tuples and dicts, and to anything else itself."""
+    kind = type(value)
+    if kind is list:
+        return [_map(element, change) for element in value]
+    if kind is tuple:
+        return tuple([_map(element, change) for element in value])
+    if kind is dict:
+        return {key: _map(element, change) for key, element in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):  # a namedtuple
+        return kind(*[_map(element, change) for element in value])
+    return change(value)
+
+
+# ------------------------------------------------------------------------------------ read-only
+
+
+def _read(value: Any) -> Any:
+    kind = type(value)
+    if kind is np.ndarray:
+        # What is read-only already needs no view, and what lies in a segment no mark.
+        if not value.flags.writeable and handle_of(value) is not None:
+            return value
+        return _shared.mark(value)
+    if kind is Ref:
+        return _store_of(value).get(value)
+    if kind is SharedArray:
+        return value.view(np.ndarray)
+    if kind is list or kind is tuple or kind is dict or isinstance(value, tuple):
+        return _map(value, _read_element)
+    return value
+
+
+def _read_element(value: Any) -> Any:
+    return _read(value) if type(value) in (np.ndarray, Ref, SharedArray) else value
+
+
+def _store_of(ref: Ref) -> Store:
+    return _stores.find(ref.store, ref.namespace)
+
+
+def _copied(value: Any) -> Any:
+    """A writable value of the task's own, of which the pages that it does not write to are shared."""
+    ref = value if type(value) is Ref else _shared.ref_of(value)
+    if ref is not None:
+        return _store_of(ref).get(ref, writable="copy")
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def _travelling(value: Any) -> Any:
+    if isinstance(value, np.ndarray) and type(value) in (np.ndarray, np.memmap):
+        if value.dtype.hasobject or value.size == 0:
+            return value
+        return _shared.share(value)
+    return value
+
+
+# ------------------------------------------------------------------------------------- one call
+
+
+class _Updating:
+    """An INOUT argument: the next version of a segment, while the task makes it."""
+
+    def __init__(self, name: str, ref: Ref, take: bool) -> None:
+        self.name = name
+        self.ref = ref
+        self.store = _store_of(ref)
+        self.builder: Builder | None = None
+        try:
+            self.builder = self.store.update(ref.id, ref.version, take=take)
+            self.array = self.builder.array
+        except Exists:
+            # Made already: by this very task, which is run again? The same bytes are fine then.
+            self.array = self.store.get(ref, writable="copy")
+
+    def end(self) -> np.ndarray:
+        if self.builder is not None:
+            try:
+                self.builder.seal()
+            except BufferError as error:
+                raise BufferError(
+                    f"the argument {self.name!r} (INOUT) cannot be sealed: {error}"
+                ) from None
+            return self.array.view(SharedArray)
+        made = self.store.put(self.ref.id, self.array, version=self.ref.version + 1, exist_ok=True)
+        return self.store.get(made).view(SharedArray)
+
+    def abort(self) -> None:
+        if self.builder is not None:
+            try:
+                self.builder.abort()
+            except ForebayError:
+                pass  # the task's own error is the one to hear of
+
+
+class _Call:
+    """The arguments of one call as the function gets them, and what is to be done afterwards."""
+
+    def __init__(self, task: _Task, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self.task = task
+        self.arguments: Any = list(arguments)
+        self.named = named
+        self.updating: list[_Updating] = []
+        self.prefix: str | None = None
+        # Texts of ids are formatted with what the caller passed.
+        self.given = _given(task, arguments, named) if _formats(task) else {}
+        try:
+            for parameter in task.parameters:
+                for place, key in _places(parameter, task.named, self.arguments, named):
+                    place[key] = self._open(parameter, place[key])
+        except BaseException:
+            self.abort()
+            raise
+
+    def _open(self, parameter: _Parameter, value: Any) -> Any:
+        flag = parameter.flag
+        self._note_scope(value)
+        if isinstance(flag, InOut):
+            return _map(value, lambda element: self._update(parameter.name, element, flag.take))
+        assert isinstance(flag, ReadOnly)
+        if flag.id is not None and type(value) is not Ref:
+            id = flag.id.format(**self.given) if "{" in flag.id else flag.id
+            plain = value.view(np.ndarray) if type(value) is SharedArray else value
+            store = _stores.default()
+            shared = store.get_or_create(id, lambda: plain, flag.version)
+            if flag.writable:
+                return store.get(id, flag.version, writable="copy")
+            return shared
+        if flag.writable:
+            return _map(value, _copied)
+        return _read(value)
+
+    def _note_scope(self, value: Any) -> None:
+        """Results without a name lie where the arguments do."""
+        if self.prefix is None and self.task.returns is not None and self.task.returns.id is None:
+            for element in value if type(value) in (list, tuple) else [value]:
+                ref = element if type(element) is Ref else None
+                if isinstance(element, np.ndarray) and (handle := handle_of(element)) is not None:
+                    ref = Ref(handle[0])
+                if ref is not None and (prefix := _scope.prefix_of(ref.id)) is not None:
+                    self.prefix = prefix
+                    return
+
+    def _update(self, name: str, value: Any, take: bool) -> Any:
+        ref = value if type(value) is Ref else _shared.ref_of(value)
+        if ref is not None:
+            updating = _Updating(name, ref, take)
+            self.updating.append(updating)
+            return updating.array
+        if not isinstance(value, np.ndarray):
+            kind = type(value)
+            raise TypeMismatch(
+                f"{self.task.name}: the argument {name!r} is flagged INOUT, and is a "
+                f"{kind.__module__}.{kind.__qualname__}; it may be an array, or a handle of one"
+            )
+        if handle_of(value) is not None:
+            raise TypeMismatch(
+                f"{self.task.name}: the argument {name!r} is flagged INOUT, and is a part of a segment "
+                "of which only the whole has versions"
+            )
+        _shared.forget(value)
+        return value
+
+    def abort(self) -> None:
+        self.arguments = ()
+        for updating in self.updating:
+            updating.abort()
+
+    def end(self, result: Any) -> Any:
+        self.arguments = ()
+        sealed: dict[int, Any] = {}
+        try:
+            while self.updating:
+                updating = self.updating[0]
+                sealed[id(updating.array)] = updating.end()
+                self.updating.pop(0)
+        except BaseException:
+            self.abort()
+            raise
+        if sealed:
+            # What was updated in place is returned as what it has become.
+            result = _map(result, lambda value: sealed.get(id(value), value))
+        if self.task.returns is None:
+            return result
+        self.kept = 0
+        return _map(result, self._keep)
+
+    def _keep(self, value: Any) -> Any:
+        if type(value) is SharedArray or value is None or isinstance(value, _SCALARS):
+            return value
+        if isinstance(value, np.ndarray) and handle_of(value) is not None:
+            return value.view(SharedArray)
+        keep = self.task.returns
+        assert keep is not None
+        self.kept += 1
+        if keep.id is not None:
+            id = keep.id.format(**self.given) if "{" in keep.id else keep.id
+            if self.kept > 1:
+                id += f"/{self.kept}"
+            store = _stores.default()
+            ref = store.put(id, value, version=keep.version, exist_ok=keep.version is not None)
+        else:
+            scope = _scope.current()
+            store = scope.store
+            id = scope.new_id(self.task.name)
+            if self.prefix is not None:
+                id = self.prefix + id.removeprefix(scope.prefix) + f"/{scope.prefix[6:14]}"
+            ref = store.put(id, value, evictable=True)
+        if not isinstance(value, np.ndarray) or value.dtype.hasobject:
+            return ref
+        there = store.get(ref)
+        return there.view(SharedArray) if type(there) is np.ndarray else ref
+
+
+_SCALARS = (bool, int, float, complex, str, bytes, np.generic, Ref)
+
+
+def _formats(task: _Task) -> bool:
+    ids = [parameter.flag.id for parameter in task.parameters if isinstance(parameter.flag, ReadOnly)]
+    if task.returns is not None:
+        ids.append(task.returns.id)
+    return any(id is not None and "{" in id for id in ids)
+
+
+def _given(task: _Task, arguments: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+    bound = inspect.signature(task.function).bind(*arguments, **named)
+    bound.apply_defaults()
+    return dict(bound.arguments)
