@@ -265,6 +265,19 @@ class FOREBAY_API Client {
   // How many of an id's versions stay, from now on: as PutOptions::keep. Fails with not_found.
   Result<void> keep(std::string_view id, std::uint32_t versions);
 
+  // From now on, everything whose id starts with `prefix` (1 to 255 bytes) goes when this process ends
+  // the scope, closes this client, or ends in any way, whoever put it there. Fails with bad_id, with
+  // conflict if a scope that is begun, here or elsewhere, has the same prefix or one that overlaps it
+  // (the error names whose it is), with limit_reached beyond 1024 scopes. Survives the daemon; a
+  // forked child does not have it.
+  Result<void> begin_scope(std::string_view prefix);
+  // Removes what is there, held or not, as remove_prefix does: returns how many segments went, when
+  // they have gone. What is pinned is out of sight, and goes with its last pin; what is being made goes
+  // when it is sealed; what a manifest outside lists stays. What comes later is nobody's. After
+  // timed_out or disconnected it goes on, or may be asked for again. Fails with bad_state if the
+  // scope was not begun by this client.
+  Result<std::uint64_t> end_scope(std::string_view prefix);
+
   // Segments whose id starts with `prefix`, sorted, in pages of at most `limit`. A segment that is
   // there all the time is listed exactly once. Reads shared memory: no message, and no pins.
   Result<ListPage> list(std::string_view prefix, const ListCursor& from = {},

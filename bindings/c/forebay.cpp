@@ -1003,6 +1003,23 @@ int forebay_unhold(forebay_client* client, const char* ref) {
   });
 }
 
+int forebay_begin_scope(forebay_client* client, const void* prefix, size_t prefix_size) {
+  return guarded([&] {
+    const auto begun = client->client.begin_scope(bytes_of(prefix, prefix_size));
+    return begun ? 0 : failed(begun.error());
+  });
+}
+
+int forebay_end_scope(forebay_client* client, const void* prefix, size_t prefix_size,
+                      uint64_t* removed) {
+  return guarded([&] {
+    const auto count = client->client.end_scope(bytes_of(prefix, prefix_size));
+    if (!count) return failed(count.error());
+    if (removed != nullptr) *removed = *count;
+    return 0;
+  });
+}
+
 int forebay_persist(forebay_client* client, const void* id, size_t id_size, uint64_t version,
                     char* ref) {
   return guarded([&] {

@@ -551,6 +551,24 @@ FOREBAY_API int forebay_persist(forebay_client* client, const void* id, size_t i
 FOREBAY_API int forebay_keep(forebay_client* client, const void* id, size_t id_size,
                              uint32_t versions);
 
+/*
+ * From now on, everything whose id starts with `prefix` (1 to 255 bytes) goes when this process ends
+ * the scope, closes this client, or ends in any way, whoever put it there. Survives the daemon; a
+ * forked child does not have it. Fails with FOREBAY_EBADID, with FOREBAY_ECONFLICT if a scope that is
+ * begun, here or elsewhere, has the same prefix or one that overlaps it, and with
+ * FOREBAY_ELIMIT beyond 1024 scopes.
+ */
+FOREBAY_API int forebay_begin_scope(forebay_client* client, const void* prefix,
+                                    size_t prefix_size);
+/*
+ * Removes what is there as forebay_remove_prefix does; `removed` (may be NULL) gets how many segments
+ * went. What is being made goes when it is sealed; what comes later is nobody's. After
+ * FOREBAY_ETIMEDOUT or FOREBAY_EDISCONNECTED it goes on, or may be asked for again. Fails with
+ * FOREBAY_EBADSTATE if the scope was not begun by this client.
+ */
+FOREBAY_API int forebay_end_scope(forebay_client* client, const void* prefix, size_t prefix_size,
+                                  uint64_t* removed);
+
 /* What keeps a segment, and for how long. */
 typedef struct forebay_retention {
   size_t struct_size;

@@ -69,6 +69,16 @@ std::uint64_t remove_prefix(Store& store, const py::object& prefix) {
   return without_gil([&] { return store.client().remove_prefix(text); });
 }
 
+void begin_scope(Store& store, const py::object& prefix) {
+  const std::string text = id_of(prefix);
+  without_gil([&] { return store.client().begin_scope(text); });
+}
+
+std::uint64_t end_scope(Store& store, const py::object& prefix) {
+  const std::string text = id_of(prefix);
+  return without_gil([&] { return store.client().end_scope(text); });
+}
+
 }  // namespace
 
 void bind_retention(StoreClass& store) {
@@ -95,7 +105,13 @@ void bind_retention(StoreClass& store) {
            "StaleRef, and Conflict for what a manifest lists.")
       .def("remove_prefix", &remove_prefix, py::arg("prefix"),
            "Remove everything whose id starts with `prefix`, '' for all. Returns how many.\n\n"
-           "What a manifest lists stays until that is removed.");
+           "What a manifest lists stays until that is removed.")
+      .def("_begin_scope", &begin_scope, py::arg("prefix"),
+           "From now on, everything under `prefix` goes at `_end_scope`, at `close`, or when this\n"
+           "process ends in any way, whoever put it. Raises BadId, Conflict, LimitReached.")
+      .def("_end_scope", &end_scope, py::arg("prefix"),
+           "Remove what is under `prefix` now. Returns how many. Raises BadState if this store did\n"
+           "not begin it.");
 }
 
 }  // namespace forebay::python

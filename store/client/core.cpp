@@ -387,6 +387,7 @@ void Core::after_fork_in_child() {
   fork_generation_.fetch_add(1);
   next_token_.store(random_number());
   holds_.clear();
+  scopes_.clear();
   unsaid_aborts_.clear();
   Attachment* const attachment = at_fork_;
   if (copied_for_child_) {

@@ -136,6 +136,9 @@ class Core : public std::enable_shared_from_this<Core> {
 
   Result<Ref> hold(wire::HoldVerb verb, std::string_view id, std::uint64_t version, const Ref* ref);
 
+  Result<void> begin_scope(std::string_view prefix);
+  Result<std::uint64_t> end_scope(std::string_view prefix);
+
   void nudge(EntryNumber entry);
   std::uint64_t new_token();
 
@@ -222,6 +225,7 @@ class Core : public std::enable_shared_from_this<Core> {
   Result<Builder> take_over(std::string_view id, std::uint64_t from, const PutOptions& options);
   // Tells a daemon that was started anew what this process holds, and what it gave up meanwhile.
   Result<void> say_again(Connection& connection, const StoreUuid& store, Deadline deadline);
+  Result<void> say_scopes_again(Connection& connection, Deadline deadline);
   Result<Ref> compare_with_existing(std::string_view id, std::span<const std::byte> bytes,
                                     const PutOptions& options, const Making& making,
                                     Error exists);
@@ -248,6 +252,9 @@ class Core : public std::enable_shared_from_this<Core> {
   std::vector<Attachment*> attachments_;     // Guarded by state_mutex_. All since connect.
   // What this process holds, how often, by entry and serial. Guarded by state_mutex_.
   std::map<std::pair<EntryNumber, std::uint64_t>, std::uint64_t> holds_;
+  // The scopes that it has begun, or is beginning, and whether their ends were asked for. Guarded by
+  // state_mutex_.
+  std::map<std::string, bool, std::less<>> scopes_;
   std::vector<wire::AbortRequest> unsaid_aborts_;  // Guarded by state_mutex_. Without texts.
   std::atomic<std::uint64_t> next_token_{0};
   std::atomic<std::uint64_t> fork_generation_{0};

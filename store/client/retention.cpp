@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What stays and what goes: holds, keep, and removing more than one.
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "store/client/core.h"
@@ -10,6 +12,7 @@ namespace client {
 namespace {
 
 constexpr std::size_t held_items_max = 8192;  // in one message
+constexpr std::size_t scope_items_max = 512;  // the same, of the longest prefixes
 
 }  // namespace
 
@@ -75,7 +78,77 @@ Result<void> Core::say_again(Connection& connection, const StoreUuid& store, Dea
     if (auto told = connection.tell_by(request, deadline); !told) return told;
     at = end;
   } while (at < held.size());
+  return say_scopes_again(connection, deadline);
+}
+
+Result<void> Core::say_scopes_again(Connection& connection, Deadline deadline) {
+  std::vector<std::pair<std::string, bool>> scopes;
+  {
+    const std::lock_guard lock(state_mutex_);
+    scopes.assign(scopes_.begin(), scopes_.end());
+  }
+  // Also if there are none: the daemon may know of one that was given up.
+  std::size_t at = 0;
+  do {
+    const std::size_t end = std::min(scopes.size(), at + scope_items_max);
+    wire::ScopesAgainRequest request;
+    for (; at < end; ++at)
+      request.items.push_back({scopes[at].first, static_cast<std::uint8_t>(scopes[at].second)});
+    request.more = end < scopes.size() ? 1 : 0;
+    if (auto told = connection.tell_by(request, deadline); !told) return told;
+  } while (at < scopes.size());
   return {};
+}
+
+Result<void> Core::begin_scope(std::string_view prefix) {
+  if (auto checked = check_id(prefix); !checked) return checked;
+  {
+    // Before the daemon hears of it: whoever reconnects meanwhile must not leave it out.
+    const std::lock_guard lock(state_mutex_);
+    if (!scopes_.try_emplace(std::string(prefix), false).second)
+      return fail(Errc::conflict, "the scope " + shown(prefix) + " is begun by this client (pid " +
+                                      std::to_string(::getpid()) + ") already");
+  }
+  wire::ScopeRequest request;
+  request.verb = static_cast<std::uint8_t>(wire::ScopeVerb::begin);
+  request.prefix = prefix;
+  auto answer =
+      this->request<wire::ScopeReply>(request, deadline(), [&] { request.repeated = 1; });
+  if (answer) return {};
+  {
+    const std::lock_guard lock(state_mutex_);
+    if (const auto found = scopes_.find(prefix); found != scopes_.end()) scopes_.erase(found);
+  }
+  // It may have been begun all the same, or be said again by who reconnected.
+  request.verb = static_cast<std::uint8_t>(wire::ScopeVerb::forget);
+  if (!closed()) tell(request);
+  return fail(std::move(answer.error()));
+}
+
+Result<std::uint64_t> Core::end_scope(std::string_view prefix) {
+  if (auto checked = check_id(prefix); !checked) return fail(std::move(checked.error()));
+  wire::ScopeRequest request;
+  {
+    const std::lock_guard lock(state_mutex_);
+    const auto found = scopes_.find(prefix);
+    if (closed()) return fail(Errc::bad_state, "the client is closed");
+    if (found == scopes_.end())
+      return fail(Errc::bad_state, "the scope " + shown(prefix) + " was not begun by this client");
+    request.repeated = std::exchange(found->second, true) ? 1 : 0;
+  }
+  request.verb = static_cast<std::uint8_t>(wire::ScopeVerb::end);
+  request.prefix = prefix;
+  auto answer =
+      this->request<wire::ScopeReply>(request, deadline(), [&] { request.repeated = 1; });
+  // Without an answer it stays known: it may be ended again, and a daemon that comes back is told.
+  const bool open = !answer && (answer.error().is(Errc::timed_out) ||
+                                answer.error().is(Errc::disconnected));
+  if (!open) {
+    const std::lock_guard lock(state_mutex_);
+    if (const auto found = scopes_.find(prefix); found != scopes_.end()) scopes_.erase(found);
+  }
+  if (!answer) return fail(std::move(answer.error()));
+  return answer->message.removed;
 }
 
 }  // namespace client
@@ -104,6 +177,11 @@ Result<void> Client::keep(std::string_view id, std::uint32_t versions) {
   auto answer = core_->request<wire::Empty>(request, core_->deadline());
   if (!answer) return fail(std::move(answer.error()));
   return {};
+}
+
+Result<void> Client::begin_scope(std::string_view prefix) { return core_->begin_scope(prefix); }
+Result<std::uint64_t> Client::end_scope(std::string_view prefix) {
+  return core_->end_scope(prefix);
 }
 
 Result<std::uint64_t> Client::remove_before(std::string_view id, std::uint64_t version) {

@@ -68,6 +68,12 @@ std::vector<EntryNumber> Holds::unlist(EntryNumber manifest) {
   return free;
 }
 
+const std::vector<EntryNumber>& Holds::members_of(EntryNumber manifest) const {
+  static const std::vector<EntryNumber> none;
+  const auto found = members_.find(manifest);
+  return found == members_.end() ? none : found->second;
+}
+
 std::vector<EntryNumber> Holds::manifests_of(EntryNumber entry) const {
   const auto found = held_.find(entry);
   return found == held_.end() ? std::vector<EntryNumber>{} : found->second.manifests;

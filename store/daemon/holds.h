@@ -34,6 +34,7 @@ class Holds {
   void list(EntryNumber manifest, std::vector<EntryNumber> members);
   // It has gone. Returns what nobody holds any more.
   std::vector<EntryNumber> unlist(EntryNumber manifest);
+  const std::vector<EntryNumber>& members_of(EntryNumber manifest) const;
   // The manifests that list a segment.
   std::vector<EntryNumber> manifests_of(EntryNumber entry) const;
 

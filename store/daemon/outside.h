@@ -54,6 +54,8 @@ class Outside {
   // Enough of what a wait was for has happened, or its time is up; the indices of what is there.
   virtual void waited(Ticket ticket, std::vector<std::uint32_t> ready) = 0;
   virtual void claimed(Ticket ticket, const ClaimAnswer& answer) = 0;
+  // A scope is begun, or has ended and is empty; so many segments were removed.
+  virtual void scoped(Ticket ticket, std::uint64_t removed) = 0;
   // Valid during the call.
   virtual void told(Ticket ticket, const EventLog::Batch& batch) = 0;
   virtual void start(MemoryJob job) = 0;

@@ -195,7 +195,7 @@ std::optional<TimePoint> Processes::next_look() const {
   return next;
 }
 
-std::vector<bool> Processes::recover() {
+std::vector<bool> Processes::recover(std::vector<Slot>* inherited) {
   std::vector<bool> living(index_.stamp->limits.processes);
   const bool same_boot = index_.stamp->boot_id == boot_id();
   for (Slot slot = 0; slot < living.size(); ++slot) {
@@ -217,7 +217,10 @@ std::vector<bool> Processes::recover() {
           living[slot] = true;
         }
       }
-      if (!living[slot]) living[slot] = inherit(kept);
+      if (!living[slot]) {
+        living[slot] = inherit(kept);
+        if (living[slot] && inherited != nullptr) inherited->push_back(slot);
+      }
     }
     if (!living[slot]) {
       dismiss(slot);

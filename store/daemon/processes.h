@@ -58,8 +58,9 @@ class Processes {
   std::optional<TimePoint> next_look() const;
   void disconnected(Process& process, TimePoint now);
 
-  // At a restart: finds the living, dismisses the dead. The result says which slots live.
-  std::vector<bool> recover();
+  // At a restart: finds the living, dismisses the dead. The result says which slots live; `inherited`
+  // gets those that are a living heir's now.
+  std::vector<bool> recover(std::vector<Slot>* inherited = nullptr);
 
   Process* find(Slot slot);
   bool same_process(Slot slot, Slot other) const;

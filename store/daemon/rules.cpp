@@ -298,7 +298,8 @@ void Rules::take_over(Pending& pending) {
   fields.location = table_.location(from);
   fields.flags = (segment.evictable ? shm::flag_bit(RecordFlag::evictable) : 0) |
                  (segment.persistent ? shm::flag_bit(RecordFlag::persistent) : 0) |
-                 shm::flag_bit(RecordFlag::taken) | shm::keep_bits(segment.keep);
+                 shm::flag_bit(RecordFlag::taken) | doomed_flag(pending) |
+                 shm::keep_bits(segment.keep);
   fields.expires_s = ttl_seconds(segment.ttl_ns);
   fields.owner_slot = segment.owner_slot;
   fields.writer_uid = segment.writer_uid;
@@ -343,20 +344,23 @@ void Rules::wait_for_entry(Pending& pending) {
   parked_.push_back(std::move(pending));
 }
 
+// An index that cannot grow gives up tombstones, the oldest first.
+bool Rules::find_room_for_entry() {
+  while (table_.at_limit() && !table_.has_room() && !tombstones_.empty()) {
+    const auto [entry, serial] = tombstones_.front();
+    tombstones_.pop_front();
+    if (table_.word(entry).state() == State::tombstone && table_.serial(entry) == serial)
+      table_.forget(entry);
+  }
+  return table_.has_room();
+}
+
 // Finds memory for a pending create. done: it is answered. parked: a memory job has it,
 // or it waits for the index (or was refused by it).
 Rules::Attempt Rules::attempt(Pending& pending) {
-  if (!table_.has_room()) {
-    while (table_.at_limit() && !table_.has_room() && !tombstones_.empty()) {
-      const auto [entry, serial] = tombstones_.front();
-      tombstones_.pop_front();
-      if (table_.word(entry).state() == State::tombstone && table_.serial(entry) == serial)
-        table_.forget(entry);
-    }
-    if (!table_.has_room()) {
-      wait_for_entry(pending);
-      return Attempt::parked;
-    }
+  if (!find_room_for_entry()) {
+    wait_for_entry(pending);
+    return Attempt::parked;
   }
 
   if (pending.segment.take_from != 0) {
@@ -445,7 +449,7 @@ void Rules::finish_create(Pending& pending, shm::Location location, bool in_slab
                  (segment.persistent ? shm::flag_bit(RecordFlag::persistent) : 0) |
                  (in_slab ? shm::flag_bit(RecordFlag::in_slab) : 0) |
                  (segment.is_claim ? shm::flag_bit(RecordFlag::claim) : 0) |
-                 shm::keep_bits(segment.keep);
+                 doomed_flag(pending) | shm::keep_bits(segment.keep);
   fields.expires_s = ttl_seconds(segment.ttl_ns);
   fields.owner_slot = segment.owner_slot;
   fields.writer_uid = segment.writer_uid;
@@ -511,7 +515,8 @@ Result<void> Rules::seal(EntryNumber entry, std::uint64_t serial, std::uint32_t 
     return fail(Errc::not_found, "nothing of that number is being created by this process");
   const State state = table_.word(entry).state();
   if (repeated && (SegmentTable::readable(state) || state == State::tombstone)) return {};
-  if (state != State::creating || table_.has_flag(entry, RecordFlag::claim))
+  if (state != State::creating || table_.has_flag(entry, RecordFlag::claim) ||
+      table_.has_flag(entry, RecordFlag::scope))
     return fail(Errc::bad_state, shown(table_.id(entry), table_.version(entry)) +
                                      " is not being created any more");
   const shm::Key key = table_.key(entry);
@@ -537,6 +542,10 @@ Result<void> Rules::seal(EntryNumber entry, std::uint64_t serial, std::uint32_t 
   for (const Ticket ticket : waiters_.wake(key, version)) wake(ticket);
   serve_claims();
   apply_keep(key);
+  // Its scope ended while it was made.
+  if (table_.serial(entry) == serial && table_.word(entry).state() == State::sealed &&
+      table_.has_flag(entry, RecordFlag::doomed))
+    remove_entry(entry);
   return {};
 }
 
@@ -545,7 +554,8 @@ Result<void> Rules::abort(EntryNumber entry, std::uint64_t serial, std::uint32_t
   const bool known = entry != no_entry && entry < table_.entries_max() &&
                      entry < table_.index().live->entries_end.load(std::memory_order_relaxed);
   if (!known || table_.serial(entry) != serial || !same_owner(table_.owner_slot(entry), slot) ||
-      table_.word(entry).state() != State::creating) {
+      table_.word(entry).state() != State::creating ||
+      table_.has_flag(entry, RecordFlag::scope)) {
     if (repeated) return {};
     return fail(Errc::bad_state, "nothing of that number is being created by this process");
   }
@@ -683,7 +693,7 @@ std::vector<EntryNumber> Rules::bury(EntryNumber entry, shm::Reason reason, Remo
   record_event(EventKind::removed, cause, entry);
   eviction_.remove(entry);
   forget_retention(entry);
-  std::vector<EntryNumber> members = holds_.unlist(entry);
+  std::vector<EntryNumber> members = unlist(entry);
   table_.bury(entry, reason);
   tombstones_.emplace_back(entry, table_.serial(entry));
   return members;
@@ -905,6 +915,9 @@ void Rules::serve_parked() {
 void Rules::session_ended(SessionId session) {
   waiters_.drop(session);
   wait_sets_.drop(session);
+  std::erase_if(waiting_scopes_, [session](const WaitingScope& scope) {
+    return scope.ticket.session == session;
+  });
   subscribers_.drop(session);
   claim_waiters_.take_of_all([session](const ClaimWaiters::Waiter& waiter) {
     return waiter.ticket.session == session;
@@ -937,6 +950,7 @@ void Rules::process_ended(std::uint32_t slot) {
         orphans.push_back(creation.entry);
   for (const EntryNumber entry : orphans) end_creation(entry);
   for (const EntryNumber entry : orphans) remove_entry(entry);
+  end_scopes(slot);
   held_no_more(holds_.process_ended(slot));
   for (const EntryNumber entry : std::vector<EntryNumber>(deferred_.begin(), deferred_.end()))
     try_finish_removal(entry);
@@ -997,6 +1011,7 @@ void Rules::memory_done(std::uint64_t number, const std::error_code& error, Time
         }
       }
     }
+    serve_waiting_scopes(error);
   }
   serve_parked();
   serve_claims();
@@ -1017,6 +1032,7 @@ void Rules::tick(TimePoint now) {
   // As in remove: what one of them frees may take the entry of the next.
   for (const auto& [entry, serial] : due)
     if (table_.serial(entry) == serial) expire(entry);
+  empty_scopes();
   // Before anybody is told that time is up, what nobody announces: pins that ended without a nudge,
   // and segments that can be dropped.
   if ((!deferred_.empty() || !surplus_.empty()) && now >= rescan_at_) {
@@ -1049,6 +1065,7 @@ std::optional<TimePoint> Rules::next_wakeup() const {
   for (const Pending& pending : parked_)
     if (pending.deadline > now_ || !room_is_coming(pending)) also(pending.deadline);
   if (!deferred_.empty() || !surplus_.empty()) also(rescan_at_);
+  if (!endings_.empty() || !condemned_.empty()) also(now_);
   for (const auto at : {expiries_.next(), claim_waiters_.next_deadline(),
                         subscribers_.next_deadline()})
     if (at) also(*at);
@@ -1141,6 +1158,7 @@ std::uint64_t Rules::adopt(const SegmentTable::Found& found, const std::vector<b
       continue;
     }
     if (table_.has_flag(entry, RecordFlag::evictable)) eviction_.add(entry);
+    if (table_.has_flag(entry, RecordFlag::doomed)) doomed_.emplace(entry, nullptr);
     adopt_retention(entry, living, wall_ns);
   }
   const auto is_manifest = [&](EntryNumber entry) {
@@ -1151,7 +1169,12 @@ std::uint64_t Rules::adopt(const SegmentTable::Found& found, const std::vector<b
     if (table_.word(entry).state() == State::sealed && is_manifest(entry))
       adopt_manifest(entry, members_of(entry));
   std::vector<EntryNumber> orphans;  // given back once everybody has claimed what is theirs
+  std::vector<EntryNumber> scopes;
   for (const EntryNumber entry : found.creating) {
+    if (table_.has_flag(entry, RecordFlag::scope)) {
+      scopes.push_back(entry);
+      continue;
+    }
     const std::uint32_t slot = table_.owner_slot(entry);
     const bool alive = slot < living.size() && living[slot];
     if (!claim(entry)) {
@@ -1184,6 +1207,7 @@ std::uint64_t Rules::adopt(const SegmentTable::Found& found, const std::vector<b
     }
   }
   for (const EntryNumber entry : orphans) remove_entry(entry);
+  adopt_scopes(std::move(scopes), living);
   // A claim beside what fulfils it: the former daemon died between the two.
   for (auto& [key, creations] : creations_)
     std::erase_if(creations, [&](const Creation& claim) {
@@ -1228,6 +1252,8 @@ Usage Rules::usage() const {
         const auto& [entry, serial] = tombstone;
         return table_.word(entry).state() == State::tombstone && table_.serial(entry) == serial;
       }));
+  std::uint64_t scopes_ending = 0;
+  for (const Emptying& ending : endings_) scopes_ending += ending.scopes.size();
   return {.capacity = space_.capacity(),
           .used = space_.used(),
           .warm = space_.warm(),
@@ -1244,7 +1270,9 @@ Usage Rules::usage() const {
           .parked = parked,
           .claims_waiting = claim_waiters_.count(),
           .subscribers_waiting = subscribers_.count(),
-          .events = event_log_.next()};
+          .events = event_log_.next(),
+          .scopes = scopes_.begun().size(),
+          .scopes_ending = scopes_ending};
 }
 
 // "store full: 64 MiB asked for 'a', 12 MiB free, 3.1 GiB pinned by pid 4711 (kmeans.py); …"

@@ -31,6 +31,7 @@
 #include "store/daemon/holds.h"
 #include "store/daemon/outside.h"
 #include "store/daemon/pin_census.h"
+#include "store/daemon/scopes.h"
 #include "store/daemon/segment_table.h"
 #include "store/daemon/slabs.h"
 #include "store/daemon/subscribers.h"
@@ -98,6 +99,8 @@ struct Usage {
   std::uint64_t claims_waiting = 0;
   std::uint64_t subscribers_waiting = 0;
   std::uint64_t events = 0;  // that ever happened
+  std::uint64_t scopes = 0;         // begun
+  std::uint64_t scopes_ending = 0;  // ended, and not empty yet
 };
 
 class Rules {
@@ -160,6 +163,20 @@ class Rules {
   std::uint32_t keep_of_id(EntryNumber entry) const;
   std::optional<TimePoint> expiry(EntryNumber entry) const { return expiries_.of(entry); }
 
+  // --- scopes (rules_scopes.cpp)
+
+  // Both answered by Outside::scoped or refused. What is there when a scope ends is removed a part
+  // at each tick; nothing that came later is touched.
+  void begin_scope(Ticket ticket, std::string_view prefix, std::uint32_t slot, bool repeated);
+  void end_scope(Ticket ticket, std::string_view prefix, std::uint32_t slot, bool repeated);
+  // It is as if it had not been begun; nothing is removed.
+  void forget_scope(std::string_view prefix, std::uint32_t slot);
+  // After a reconnect: all that a process has begun, and whether it has asked for the end already.
+  void scopes_again(std::uint32_t slot, std::span<const std::pair<std::string, bool>> scopes);
+  // A client has gone for good, even if its process and its pins have not.
+  void end_scopes(std::uint32_t slot);
+  const ScopesByPrefix& scopes() const { return scopes_.begun(); }
+
   // --- events
 
   // The session's waits and parked creates are void; what its process holds stays.
@@ -207,6 +224,7 @@ class Rules {
     TimePoint deadline;
     std::uint64_t bytes = 0;  // stored
     EntryNumber claim_entry = no_entry;  // of the claim that it fulfils, until then
+    bool doomed = false;  // its scope has ended while it waited
   };
   struct Creation {
     std::uint64_t version = 0;
@@ -220,6 +238,18 @@ class Rules {
   };
   struct KeyHash {
     std::size_t operator()(const shm::Key& key) const { return key.low; }
+  };
+  // A scope to be begun, once the index has grown.
+  struct WaitingScope {
+    Ticket ticket;
+    std::string prefix;
+    std::uint32_t slot = 0;
+  };
+  // What has outlived its scope for want of leave to go, and has that now.
+  struct Condemned {
+    EntryNumber entry = no_entry;
+    std::uint64_t serial = 0;
+    std::shared_ptr<EndedScope> scope;
   };
   // What a memory job is for.
   struct ForPending {
@@ -246,6 +276,7 @@ class Rules {
   Attempt attempt(Pending& pending);
   void take_over(Pending& pending);
   void wait_for_entry(Pending& pending);
+  bool find_room_for_entry();
   void finish_create(Pending& pending, shm::Location location, bool in_slab);
   void has_begun(const Pending& pending, EntryNumber entry);
   void refuse(const Pending& pending, Error error);
@@ -294,6 +325,19 @@ class Rules {
   Result<void> check_unlisted(EntryNumber entry) const;
   Result<void> check_not_held(EntryNumber entry) const;
 
+  // Scopes (rules_scopes.cpp).
+  void start_ending(const std::vector<std::string>& prefixes, Ticket ticket);
+  void empty_scopes();
+  bool empty_scope_of(EntryNumber entry, Emptying& ending);
+  void finish_ending(Emptying& ending);
+  void doom(EntryNumber entry, std::shared_ptr<EndedScope> scope);
+  void spare(EntryNumber entry);
+  bool carry_out(const Condemned& condemned);
+  std::vector<EntryNumber> unlist(EntryNumber manifest);
+  void serve_waiting_scopes(const std::error_code& error);
+  void adopt_scopes(std::vector<EntryNumber> entries, const std::vector<bool>& living);
+  std::uint32_t doomed_flag(const Pending& pending) const;
+
   // Waiting (rules_waiting.cpp).
   std::optional<EntryNumber> find_wished(const shm::Key& key, VersionWish wish) const;
   void wake(Ticket ticket);
@@ -317,6 +361,12 @@ class Rules {
   Expiries expiries_;
   std::set<EntryNumber> expired_;     // held beyond their time
   std::set<EntryNumber> surplus_;     // older than what `keep` wants, pinned
+  Scopes scopes_;
+  std::list<Emptying> endings_;         // the first one is being emptied
+  std::deque<Condemned> condemned_;
+  // Sealed, and to go as soon as no manifest lists them.
+  std::unordered_map<EntryNumber, std::shared_ptr<EndedScope>> doomed_;
+  std::vector<WaitingScope> waiting_scopes_;
   WaitSets wait_sets_;
   ClaimWaiters claim_waiters_;
   std::vector<shm::Key> claims_due_;  // ids of which a creation has ended

@@ -34,6 +34,7 @@ void Rules::forget_retention(EntryNumber entry) {
   expired_.erase(entry);
   if (surplus_.erase(entry) > 0) table_.set_wanted(entry, false);
   holds_.forget(entry);
+  doomed_.erase(entry);
 }
 
 // --------------------------------------------------------------------------------------- holding
@@ -156,7 +157,7 @@ void Rules::adopt_manifest(EntryNumber manifest, std::span<const shm::ManifestMe
 }
 
 void Rules::end_manifest(EntryNumber entry) {
-  if (const std::vector<EntryNumber> members = holds_.unlist(entry); !members.empty())
+  if (const std::vector<EntryNumber> members = unlist(entry); !members.empty())
     held_no_more(members);
 }
 

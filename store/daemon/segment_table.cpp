@@ -399,6 +399,10 @@ void SegmentTable::set_owner(EntryNumber entry, std::uint32_t slot) {
   index_.records[entry].owner_slot.store(slot, release);
 }
 
+void SegmentTable::set_token(EntryNumber entry, std::uint64_t token) {
+  index_.records[entry].token.store(token, release);
+}
+
 void SegmentTable::set_flag(EntryNumber entry, shm::RecordFlag flag, bool value) {
   auto& flags = index_.records[entry].flags;
   const std::uint32_t others = flags.load(relaxed) & ~shm::flag_bit(flag);

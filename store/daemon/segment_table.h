@@ -129,6 +129,7 @@ class SegmentTable {
     shm::set_wanted(index_.entries[entry], wanted);
   }
   void set_owner(EntryNumber entry, std::uint32_t slot);
+  void set_token(EntryNumber entry, std::uint64_t token);
   void set_flag(EntryNumber entry, shm::RecordFlag flag, bool value);
   void set_keep(EntryNumber entry, std::uint32_t keep);
   // Seconds after the store was born; 0: never.

@@ -77,12 +77,15 @@ Result<Server::Adopted> Server::adopt() {
     table_.grown(*growth, true);
   } else {
     memory_.remove_strays();
-    const std::vector<bool> living = processes_.recover();
+    std::vector<Slot> inherited;
+    const std::vector<bool> living = processes_.recover(&inherited);
     const SegmentTable::Found found = table_.recover();
     adopted.unsound = rules_.adopt(found, living, now_, wall_clock_ns(), [this](EntryNumber manifest) {
       auto members = members_of(manifest);
       return members ? std::move(*members) : std::vector<shm::ManifestMember>{};
     });
+    // The pins are the heir's; what else the former one had has ended with it.
+    for (const Slot slot : inherited) rules_.process_ended(slot);
     adopted.slots_repaired = found.slots_repaired;
     const shm::Range whole{0, options_.rules.address_bytes};
     const auto touched = shm::touched_ranges(memory_.arena_object(), whole);

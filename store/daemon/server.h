@@ -70,6 +70,7 @@ class Server final : public Outside {
   void awaited(Ticket ticket) override;
   void waited(Ticket ticket, std::vector<std::uint32_t> ready) override;
   void claimed(Ticket ticket, const ClaimAnswer& answer) override;
+  void scoped(Ticket ticket, std::uint64_t removed) override;
   void told(Ticket ticket, const EventLog::Batch& batch) override;
   void start(MemoryJob job) override;
   std::string name_of(Slot slot) const override;
@@ -135,6 +136,9 @@ class Server final : public Outside {
                    const wire::RemoveManyRequest& request);
   void hold(Session& session, std::uint32_t number, const wire::HoldRequest& request);
   void holds_again(Session& session, const wire::HoldsAgainRequest& request);
+  void scope(Session& session, std::uint32_t number, const wire::ScopeRequest& request,
+             std::size_t bytes);
+  void scopes_again(Session& session, const wire::ScopesAgainRequest& request);
   void hello_side(Session& session, std::uint32_t number, const wire::HelloRequest& request);
   wire::HelloReply hello_reply(const Process& process) const;
   // What a manifest lists, as its bytes say. The writer may still be able to change them: copied first.

@@ -19,6 +19,7 @@ namespace {
 using wire::Op;
 
 constexpr std::size_t dump_page_bytes = 32 * 1024;
+constexpr std::size_t scopes_listed_max = 256;  // in a dump
 constexpr std::size_t why_bytes_max = 4096;  // of what a loader says about its failure
 // Of one session, so that waiting costs others nothing; far above what its threads need.
 constexpr std::size_t waiting_max = 32768;
@@ -227,6 +228,13 @@ void Server::handle_request(Session& session, Op op, std::uint32_t number,
     case Op::holds_again:
       return with(as.operator()<wire::HoldsAgainRequest>(),
                   [&](auto& request) { holds_again(session, request); });
+    case Op::scope:
+      return with(as.operator()<wire::ScopeRequest>(), [&](auto& request) {
+        scope(session, number, request, frame.size());
+      });
+    case Op::scopes_again:
+      return with(as.operator()<wire::ScopesAgainRequest>(),
+                  [&](auto& request) { scopes_again(session, request); });
     case Op::keep:
       return with(as.operator()<wire::KeepRequest>(), [&](auto& request) {
         reply_or_fail(session, op, number, rules_.keep(request.id, request.keep));
@@ -365,7 +373,11 @@ void Server::hello_side(Session& session, std::uint32_t number,
 
 void Server::goodbye(Session& session) {
   Process* const process = session.side ? nullptr : processes_.find(session.slot);
-  if (process != nullptr) process->said_goodbye = true;
+  if (process != nullptr) {
+    process->said_goodbye = true;
+    // Its views may go on; nobody is left who could end its scopes.
+    rules_.end_scopes(process->slot);
+  }
   ending_.push_back(session.id);
 }
 
@@ -810,6 +822,44 @@ void Server::holds_again(Session& session, const wire::HoldsAgainRequest& reques
   session.holds_parts = {};
 }
 
+void Server::scope(Session& session, std::uint32_t number, const wire::ScopeRequest& request,
+                   std::size_t bytes) {
+  const Ticket ticket{session.id, number, 0};
+  switch (static_cast<wire::ScopeVerb>(request.verb)) {
+    case wire::ScopeVerb::begin:
+      if (may_wait(session, Op::scope, number, bytes))
+        rules_.begin_scope(ticket, request.prefix, session.slot, request.repeated != 0);
+      return;
+    case wire::ScopeVerb::end:
+      if (may_wait(session, Op::scope, number, bytes))
+        rules_.end_scope(ticket, request.prefix, session.slot, request.repeated != 0);
+      return;
+    case wire::ScopeVerb::forget:
+      return rules_.forget_scope(request.prefix, session.slot);
+  }
+  reply_failure(session, Op::scope, number,
+                fail(Errc::bad_argument, "no such verb of scopes").error);
+}
+
+void Server::scoped(Ticket ticket, std::uint64_t removed) {
+  if (Session* session = find_session(ticket.session))
+    reply(*session, Op::scope, ticket.number, wire::ScopeReply{removed});
+}
+
+void Server::scopes_again(Session& session, const wire::ScopesAgainRequest& request) {
+  constexpr std::size_t scopes_said_max = 4096;
+  if (session.scopes_parts.size() + request.items.size() > scopes_said_max) {
+    ending_.push_back(session.id);
+    return;
+  }
+  for (const wire::ScopeItem& item : request.items)
+    session.scopes_parts.emplace_back(std::string(item.prefix.substr(0, id_bytes_max)),
+                                      item.ends != 0);
+  if (request.more != 0) return;
+  rules_.scopes_again(session.slot, session.scopes_parts);
+  session.scopes_parts = {};
+}
+
 void Server::stat(Session& session, std::uint32_t number, const wire::StatRequest& request) {
   const auto entry = rules_.find(request.id, request.version);
   if (!entry) return reply_failure(session, Op::stat, number, entry.error());
@@ -884,6 +934,8 @@ std::string Server::status_text() const {
   count("waiting_claims", usage.claims_waiting);
   count("waiting_subscribers", usage.subscribers_waiting);
   count("events", usage.events);
+  count("scopes", usage.scopes);
+  count("scopes_ending", usage.scopes_ending);
   count("sessions", sessions_.size());
   count("gets", tallies.gets);
   count("get_misses", tallies.misses);
@@ -909,6 +961,18 @@ std::string Server::dump_text(std::uint64_t from, std::uint64_t& next) const {
     for (const auto& [id, session] : sessions_)
       text += std::to_string(id) + ' ' + std::to_string(session->peer.pid) + ' ' +
               std::to_string(session->slot) + ' ' + std::to_string(session->outbox_bytes) + '\n';
+    text += "# scopes: pid prefix\n";
+    std::size_t listed = 0;
+    for (const auto& [prefix, scope] : rules_.scopes()) {
+      if (listed++ == scopes_listed_max) {
+        text += "and " + std::to_string(rules_.scopes().size() - scopes_listed_max) +
+                " more, among the entries below\n";
+        break;
+      }
+      const Process* const process = const_cast<Processes&>(processes_).find(scope.slot);
+      text += std::to_string(process != nullptr ? process->peer.pid : 0) + ' ' + shown(prefix) +
+              '\n';
+    }
     text += "# entries: number state generation version serial offset size flags owner pins id\n";
     if (text.size() > wire::frame_bytes_max / 2) text.resize(wire::frame_bytes_max / 2);
     next = 1;

@@ -58,6 +58,7 @@ struct Session {
   std::unordered_map<std::uint32_t, WaitParts> wait_parts;
   std::size_t wait_parts_items = 0;  // of all of them
   std::vector<std::pair<EntryNumber, std::uint64_t>> holds_parts;
+  std::vector<std::pair<std::string, bool>> scopes_parts;
 };
 
 }  // namespace forebay::daemon

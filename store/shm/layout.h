@@ -129,6 +129,8 @@ enum class RecordFlag : std::uint32_t {
   held = 1U << 3U,        // some process, or some manifest, holds it
   claim = 1U << 4U,       // creating: nothing but the right to make this version
   taken = 1U << 5U,       // its memory was another version's, which died for it
+  scope = 1U << 6U,       // creating: no segment, but a prefix that some process has begun
+  doomed = 1U << 7U,      // of a scope that has ended: goes as soon as it is sealed, or not listed
   reason_shift = 8,       // bits 8..15: Reason of a tombstone (a shift, not a flag)
   keep_shift = 16,        // bits 16..31: how many versions of the id stay (a shift, not a flag)
 };

@@ -56,6 +56,8 @@ enum class Op : std::uint16_t {
   remove_many = 26,
   supersede = 27,
   events = 28,
+  scope = 29,
+  scopes_again = 30,
 };
 
 struct FrameHeader {
@@ -368,6 +370,37 @@ struct HoldsAgainRequest {
   void members(auto&& each) { each(items, more); }
 };
 
+// A prefix that this process begins or ends.
+enum class ScopeVerb : std::uint8_t {
+  begin = 1,
+  end = 2,     // answered when all that was there has gone
+  forget = 3,  // one way: the caller has given up beginning it
+};
+struct ScopeRequest {
+  static constexpr Op op = Op::scope;
+  std::uint8_t verb = 0;  // ScopeVerb
+  Text prefix;
+  std::uint8_t repeated = 0;
+  void members(auto&& each) { each(verb, prefix, repeated); }
+};
+struct ScopeReply {
+  std::uint64_t removed = 0;  // segments, by the end
+  void members(auto&& each) { each(removed); }
+};
+
+// One way, after a reconnect: every scope that this process has begun.
+struct ScopeItem {
+  Text prefix;
+  std::uint8_t ends = 0;  // its end was asked for, and not answered
+  void members(auto&& each) { each(prefix, ends); }
+};
+struct ScopesAgainRequest {
+  static constexpr Op op = Op::scopes_again;
+  std::vector<ScopeItem> items;
+  std::uint8_t more = 0;  // another such message follows
+  void members(auto&& each) { each(items, more); }
+};
+
 // How many versions of an id stay from now on.
 struct KeepRequest {
   static constexpr Op op = Op::keep;
@@ -520,5 +553,6 @@ using AllMessages =
                 StatusRequest, TextReply, HoldersRequest, HoldersReply, DumpRequest, StopRequest,
                 ClaimRequest, ClaimReply, WaitRequest, WaitReply, CancelRequest, RemoveManyRequest,
                 RemoveManyReply, SupersedeRequest, HoldRequest, HoldReply, HoldsAgainRequest,
-                KeepRequest, EventsRequest, EventsReply>;
+                KeepRequest, EventsRequest, EventsReply, ScopeRequest, ScopeReply,
+                ScopesAgainRequest>;
 }  // namespace forebay::wire

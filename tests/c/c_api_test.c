@@ -220,6 +220,26 @@ static void retention(forebay_client* client) {
         FOREBAY_ENOTFOUND);
 }
 
+static void scopes(forebay_client* client) {
+  uint64_t removed = 9;
+  int contains = 1;
+
+  CHECK(forebay_begin_scope(client, "s/", 2) == 0);
+  CHECK(forebay_begin_scope(client, "s/x", 3) == FOREBAY_ECONFLICT);
+  CHECK(forebay_begin_scope(client, "", 0) == FOREBAY_EBADID);
+  put_text(client, "s/1", "one", NULL);
+  put_text(client, "s/2", "two", NULL);
+  put_text(client, "s", "not inside", NULL);
+  CHECK(forebay_end_scope(client, "s/x", 3, &removed) == FOREBAY_EBADSTATE && removed == 9);
+  CHECK(forebay_end_scope(client, "s/", 2, &removed) == 0 && removed == 2);
+  CHECK(forebay_contains(client, "s/1", 3, 0, &contains) == 0 && contains == 0);
+  CHECK(forebay_contains(client, "s", 1, 0, &contains) == 0 && contains == 1);
+  CHECK(forebay_end_scope(client, "s/", 2, NULL) == FOREBAY_EBADSTATE);
+  CHECK(forebay_begin_scope(client, "s/", 2) == 0);
+  CHECK(forebay_end_scope(client, "s/", 2, NULL) == 0);
+  CHECK(forebay_remove(client, "s", 1, 0, NULL) == 0);
+}
+
 static void many_at_once(forebay_client* client) {
   forebay_contains_item contained[2] = {{"m/1", 3, -1}, {"m/none", 6, -1}};
   forebay_contains_item bad[1] = {{"", 0, -1}};
@@ -920,6 +940,7 @@ int main(int argc, char** argv) {
   create_and_seal(client);
   batches_lists_and_stat(client);
   retention(client);
+  scopes(client);
   many_at_once(client);
   waiting(client);
   async_gets(client);

@@ -731,6 +731,43 @@ TEST_SUITE("fork while the daemon is stopped") {
     CHECK(status_becomes(observer, "removing", 0, slack) == 0);
   }
 
+  TEST_CASE("what a parent was making is nobody's when it died while no daemon ran") {
+    DaemonProcess daemon({.capacity = "16MiB"});
+    Shared<std::atomic<int>> stage;
+    ChildProcess parent([&](Moments& moments) {
+      Client client = daemon.connect();
+      put_both(client);
+      Both views = Both::of(client);
+      const Builder builder = must(client.create("open", 300'000));
+      moments.reached('p');
+      moments.wait();
+      ::prctl(PR_SET_PDEATHSIG, 0);
+      fork_child([&] {
+        *stage = 1;
+        while (*stage != 2) ::usleep(1000);
+        *stage = views.damage().empty() ? 3 : 99;
+      });
+      while (*stage != 1) ::usleep(1000);
+      moments.reached('f');
+      moments.wait();
+    });
+    CHECK(parent.await() == 'p');
+    daemon.stop();
+    parent.release();
+    CHECK(parent.await() == 'f');
+    daemon.kill();
+    parent.kill();
+    daemon.start();
+    Client observer = daemon.connect();
+    CHECK(DaemonProcess::status(observer, "creating") == 0);
+    remove_and_reuse(observer);
+    CHECK(removing(observer) == 3);  // its memory is the child's to let go
+    *stage = 2;
+    CHECK(eventually([&] { return *stage != 2; }));
+    CHECK(*stage == 3);
+    CHECK(status_becomes(observer, "removing", 0, slack) == 0);
+  }
+
   TEST_CASE("a grandchild that is forked when the daemon answers again keeps its views, too") {
     DaemonProcess daemon({.capacity = "16MiB"});
     Shared<std::atomic<int>> stage;

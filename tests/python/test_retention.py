@@ -251,3 +251,48 @@ class TestPersist:
         assert not store.stat("a").info.persistent
         with pytest.raises(TypeError):
             store.persist(None)
+
+
+class TestScopes:
+    """What `_begin_scope` and `_end_scope` promise to what stands on them."""
+
+    def test_everything_inside_goes_at_the_end(self, store):
+        store._begin_scope("job/")
+        store.put("job/a", np.zeros(3))
+        store.put(b"job/b", np.zeros(3))
+        store.put("jobs", np.zeros(3))
+        assert store._end_scope(b"job/") == 2
+        assert "job/a" not in store
+        assert "jobs" in store
+
+    def test_it_may_be_bytes_of_any_kind(self, store):
+        store._begin_scope(b"\xff\x00")
+        store.put(b"\xff\x00\x01", np.zeros(3))
+        assert store._end_scope(b"\xff\x00") == 1
+
+    def test_what_cannot_be(self, store):
+        store._begin_scope("a/")
+        with pytest.raises(forebay.Conflict, match="a/"):
+            store._begin_scope("a/b")
+        with pytest.raises(forebay.BadState):
+            store._end_scope("a/b")
+        with pytest.raises(forebay.BadId):
+            store._begin_scope("")
+        with pytest.raises(TypeError):
+            store._begin_scope(3)
+        assert store._end_scope("a/") == 0
+
+    def test_it_ends_with_its_process(self, store):
+        script = """
+            store._begin_scope("job/")
+            store.put("job/1", np.zeros(100_000))
+            say("begun")
+            hear()
+        """
+        with Other(store, script) as owner:
+            assert owner.hear() == "begun"
+            store.put("job/2", np.zeros(3))
+            with pytest.raises(forebay.Conflict, match=str(owner.pid)):
+                store._begin_scope("job/")
+            owner.kill()
+            assert eventually(lambda: not list(store.list("job/")))

@@ -96,6 +96,30 @@ class RulesStore {
     return ticket;
   }
 
+  daemon::Ticket begin_scope(std::string_view prefix, std::uint32_t slot = writer,
+                             bool repeated = false, daemon::SessionId session = 1) {
+    const daemon::Ticket ticket = new_ticket(session);
+    rules->begin_scope(ticket, std::string(prefix), slot, repeated);
+    return ticket;
+  }
+  daemon::Ticket end_scope(std::string_view prefix, std::uint32_t slot = writer,
+                           bool repeated = false, daemon::SessionId session = 1) {
+    const daemon::Ticket ticket = new_ticket(session);
+    rules->end_scope(ticket, std::string(prefix), slot, repeated);
+    return ticket;
+  }
+  // Lets all scopes that have ended become empty.
+  void empty_scopes() {
+    while (rules->usage().scopes_ending > 0) rules->tick(now);
+    rules->tick(now);
+  }
+  std::uint64_t removed(daemon::Ticket ticket) const {
+    const std::vector<Answer> answers = outside.to(ticket);
+    REQUIRE(answers.size() == 1);
+    REQUIRE(answers[0].kind == Answer::Kind::scoped);
+    return answers[0].removed;
+  }
+
   // Created, with its memory, and sealed.
   Answer put(const daemon::NewSegment& segment) {
     const Answer made = made_by(create(segment));

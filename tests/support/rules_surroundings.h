@@ -76,7 +76,7 @@ class FakeCensus : public daemon::PinCensus {
 };
 
 struct Answer {
-  enum class Kind { created, refused, awaited, waited, claimed, there, told };
+  enum class Kind { created, refused, awaited, waited, claimed, there, told, scoped };
   daemon::Ticket ticket;
   Kind kind{};
   daemon::EntryNumber entry = daemon::no_entry;
@@ -89,6 +89,7 @@ struct Answer {
   std::vector<daemon::StoreEvent> events = {};
   std::uint64_t cursor = 0;
   std::uint64_t missed = 0;
+  std::uint64_t removed = 0;
 };
 
 // Which pages of an arena have memory.
@@ -163,6 +164,10 @@ class FakeOutside : public daemon::Outside {
                        .serial = answer.serial});
     if (on_created) on_created(Answer(answers.back()));
   }
+  void scoped(daemon::Ticket ticket, std::uint64_t removed) override {
+    if (before_call) before_call();
+    answers.push_back({.ticket = ticket, .kind = Answer::Kind::scoped, .removed = removed});
+  }
   void told(daemon::Ticket ticket, const daemon::EventLog::Batch& batch) override {
     if (before_call) before_call();
     answers.push_back({.ticket = ticket,
@@ -211,6 +216,8 @@ class FakeOutside : public daemon::Outside {
         return "there";
       case Answer::Kind::told:
         return "told";
+      case Answer::Kind::scoped:
+        return "scoped";
       case Answer::Kind::refused:
         return std::string(errc_name(static_cast<Errc>(answer.error.code.value())));
     }

@@ -419,8 +419,11 @@ TEST_SUITE("processes") {
     const Mapper heir(store.tables->descriptor(slot));
     store.tables->head(slot).co_owners[0].pid.store(static_cast<std::uint32_t>(heir.pid()));
     parent.kill();
+    store.admit_self();
     store.start();
-    CHECK(store.processes->recover() == std::vector<bool>{true, false, false, false});
+    std::vector<Slot> inherited;
+    CHECK(store.processes->recover(&inherited) == std::vector<bool>{true, true, false, false});
+    CHECK(inherited == std::vector<Slot>{slot});  // and not this process's own
     CHECK(store.processes->find(slot)->peer.pid == heir.pid());
     CHECK(store.tables->pinned(7));
   }

@@ -1510,6 +1510,9 @@ class Campaign {
           expect(request.kind == Request::Kind::events, "told who subscribed");
           check_told(request, answer);
           break;
+        case Answer::Kind::scoped:
+          expect(false, "nobody begins or ends a scope here");
+          break;
         case Answer::Kind::refused:
           check_refusal(request, answer.error);
           break;
