@@ -19,7 +19,7 @@
 
 namespace forebay::wire {
 
-inline constexpr std::uint16_t protocol_version = 2;
+inline constexpr std::uint16_t protocol_version = 3;
 inline constexpr std::uint16_t frame_magic = 0xFB07;
 // Fits the default send buffer of a Unix socket, and any sane kernel's largest allocation.
 inline constexpr std::size_t frame_bytes_max = 192 * 1024;

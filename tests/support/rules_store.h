@@ -6,7 +6,6 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -25,13 +24,10 @@ namespace forebay::test {
 
 inline constexpr shm::Limits small_index{
     .entries = 4096, .lines = 2048, .overflow_lines = 1024, .processes = 16};
-inline constexpr std::uint64_t page_bytes = shm::page_bytes;
 // Slots of processes that are there.
 inline constexpr std::uint32_t writer = 1;
 inline constexpr std::uint32_t reader = 2;
-inline const std::error_code no_memory(ENOSPC, std::system_category());
 
-constexpr std::uint64_t pages(std::uint64_t count) { return count * page_bytes; }
 constexpr std::uint64_t nanoseconds(std::chrono::nanoseconds time) {
   return static_cast<std::uint64_t>(time.count());
 }

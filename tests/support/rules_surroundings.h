@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -18,6 +19,11 @@
 #include "store/daemon/rules.h"
 
 namespace forebay::test {
+
+inline constexpr std::uint64_t page_bytes = shm::page_bytes;
+inline constexpr std::uint64_t second_ns = 1'000'000'000;
+constexpr std::uint64_t pages(std::uint64_t count) { return count * page_bytes; }
+inline const std::error_code no_memory(ENOSPC, std::system_category());
 
 // The pins of processes that exist only here. Readers pin through the protocol that clients use.
 class FakeCensus : public daemon::PinCensus {

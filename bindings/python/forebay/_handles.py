@@ -33,6 +33,8 @@ def attach(
     the daemon has another store by now, and TypeMismatch when the segment does not hold that array.
     """
     ref = Ref(text)
+    if dtype is None and address is None:
+        return _stores.get(ref)
     store = _stores.find(ref.store, ref.namespace, address)
     if dtype is None:
         return store.get(ref)

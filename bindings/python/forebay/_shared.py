@@ -77,7 +77,7 @@ def share(
             raise BadArgument("a version without an id: say which segment it is one of")
         if handle_of(array) is not None:
             return array.view(SharedArray)
-        return _marks.share(array, store).view(SharedArray)
+        return _marks.share(array, store)
     there = store if store is not None else _stores.default()
     ref = there.put(id, np.asarray(array), version=version, exist_ok=version is not None)
     return there.get(ref).view(SharedArray)
@@ -112,7 +112,9 @@ class _Mark:
 
     def __init__(self, array: np.ndarray, forget: Any) -> None:
         self.array = weakref.ref(array, forget)
-        self.shared: np.ndarray | None = None  # a view of the segment; it keeps it in memory
+        # A view of the segment, which keeps it in memory. Always the same object, for frameworks that
+        # tell data by identity.
+        self.shared: SharedArray | None = None
         self.store: Store | None = None
         self.fingerprint = 0
 
@@ -145,7 +147,7 @@ class _Marks:
             if mark is not None and mark.array() is array:
                 mark.shared = None
 
-    def share(self, array: np.ndarray, store: Store | None = None) -> np.ndarray:
+    def share(self, array: np.ndarray, store: Store | None = None) -> SharedArray:
         """Put it, unless that was done, and is still as it was; return the view of the segment."""
         mark = self.note(array)
         fingerprint = _fingerprint(array)
@@ -154,7 +156,7 @@ class _Marks:
             if mark.shared is None or mark.fingerprint != fingerprint or elsewhere:
                 scope = _scope.current(store)
                 ref = scope.store.put(scope.new_id("shared"), np.asarray(array), evictable=True)
-                mark.shared = scope.store.get(ref)
+                mark.shared = scope.store.get(ref).view(SharedArray)
                 mark.store = scope.store
                 mark.fingerprint = fingerprint
             return mark.shared
@@ -181,7 +183,7 @@ class _Marks:
         if low < start or high > start + owner.nbytes:
             return None
         shared = self.share(owner)
-        flat = shared.reshape(-1, order="A").view(np.uint8)
+        flat = shared.view(np.ndarray).reshape(-1, order="A").view(np.uint8)
         return np.ndarray(array.shape, array.dtype, flat, offset, array.strides)
 
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import threading
 import weakref
+from typing import Any
 
 from forebay import _forebay
-from forebay._forebay import Store
-from forebay.errors import Disconnected, WrongStore
+from forebay._forebay import Ref, Store
+from forebay.errors import BadState, Disconnected, WrongStore
 
 _lock = threading.Lock()
 # By namespace. What a caller has connected to is his; what was connected for a handle stays.
@@ -49,6 +50,17 @@ def default() -> Store:
                 _default = _forebay.connect()
             store = _default
     return store
+
+
+def get(ref: Ref) -> Any:
+    """Return a ref's value, from the store that it belongs to."""
+    # Looking for the store costs as much as the get: ask the likely one first.
+    if _default is not None:
+        try:
+            return _default.get(ref)
+        except (WrongStore, BadState):
+            pass
+    return find(ref.store, ref.namespace).get(ref)
 
 
 def address_to_tell(store: Store) -> str | None:

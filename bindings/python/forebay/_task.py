@@ -274,7 +274,7 @@ def _read(value: Any) -> Any:
             return value
         return _shared.mark(value)
     if kind is Ref:
-        return _store_of(value).get(value)
+        return _stores.get(value)
     if kind is SharedArray:
         return value.view(np.ndarray)
     if kind is list or kind is tuple or kind is dict or isinstance(value, tuple):
