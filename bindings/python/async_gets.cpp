@@ -142,7 +142,7 @@ void bind_async_gets(py::module_& module, StoreClass& store) {
              return std::make_unique<PyAsyncGets>(
                  self, without_gil([&] { return client.async_gets(); }));
            })
-      .attr("get_async") = py::module_::import("forebay._async").attr("get_async");
+      .attr("get_async") = py::module_::import("forebay._methods").attr("get_async");
 }
 
 }  // namespace forebay::python

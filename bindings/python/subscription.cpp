@@ -159,7 +159,7 @@ void bind_subscription(py::module_& module, StoreClass& store) {
              if (cursor) from = value_or_raise(EventCursor::parse(*cursor));
              return Events(without_gil([&] { return self.client().subscribe(text, from); }));
            })
-      .attr("subscribe") = py::module_::import("forebay._subscription").attr("subscribe");
+      .attr("subscribe") = py::module_::import("forebay._methods").attr("subscribe");
 }
 
 }  // namespace forebay::python

@@ -8,6 +8,8 @@
 np.float64(15.0)
 """
 
+from typing import TYPE_CHECKING
+
 from forebay._forebay import (
     Builder,
     Event,
@@ -18,14 +20,9 @@ from forebay._forebay import (
     Store,
     __version__,
 )
-from forebay._flags import IN, INOUT, KEEP, RRO
-from forebay._handles import install, uninstall
 from forebay._installed import get_cmake_dir, get_include
-from forebay._scope import Scope, scope
-from forebay._shared import SharedArray, share
 from forebay._stores import connect
 from forebay._stores import default as default_store
-from forebay._subscription import Subscription
 from forebay.errors import (
     BadArgument,
     BadId,
@@ -52,6 +49,15 @@ from forebay.errors import (
     WrongStore,
 )
 
+if TYPE_CHECKING:
+    from forebay._executor import SharingExecutor
+    from forebay._flags import IN, INOUT, KEEP, RRO
+    from forebay._handles import install, uninstall
+    from forebay._scope import Scope, scope
+    from forebay._shared import SharedArray, share
+    from forebay._subscription import Subscription
+    from forebay._task import task
+
 for _public in (
     Builder,
     Event,
@@ -60,30 +66,45 @@ for _public in (
     SegmentInfo,
     SegmentStat,
     Store,
-    Subscription,
-    Scope,
-    SharedArray,
     connect,
     default_store,
-    install,
-    scope,
-    share,
-    uninstall,
 ):
     _public.__module__ = __name__
 del _public
 
 
+# What a mere reader of arrays does not need: imported when it is asked for.
+_LATER = {
+    "IN": "_flags",
+    "INOUT": "_flags",
+    "KEEP": "_flags",
+    "RRO": "_flags",
+    "Scope": "_scope",
+    "SharedArray": "_shared",
+    "SharingExecutor": "_executor",
+    "Subscription": "_subscription",
+    "install": "_handles",
+    "scope": "_scope",
+    "share": "_shared",
+    "task": "_task",
+    "uninstall": "_handles",
+}
+
+
 def __getattr__(name: str) -> object:
-    # What brings modules along that a mere reader of arrays does not need.
-    if name == "task":
-        from forebay import _task as module
-    elif name == "SharingExecutor":
-        from forebay import _executor as module  # type: ignore[no-redef]
-    else:
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(module, name)
+    import importlib
+
+    found = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+    if isinstance(found, type) or callable(found) and hasattr(found, "__code__"):
+        found.__module__ = __name__
+    globals()[name] = found
     return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
 
 
 __all__ = [

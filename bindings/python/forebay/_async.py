@@ -36,19 +36,7 @@ def get_async(
     after: int = 0,
     concurrent: bool = False,
 ) -> typing.Any:
-    """Return a future of what `get` returns, without blocking.
-
-    An asyncio.Future of the running loop (RuntimeError if none runs), or with `concurrent`
-    a concurrent.futures.Future. Cancelling it ends the wait.
-
-    `timeout` is in seconds; None waits for as long as it takes, 0 not at all. A `Ref` is not
-    waited for: what it names was sealed once. With `after`, only a version above that number
-    will do.
-
-    The future raises what `get` raises: NotFound (only without a wait, and for what is gone),
-    Timeout, Disconnected; BadState when the store is closed meanwhile. Bad arguments raise
-    here.
-    """
+    """As `Store.get_async`."""
     loop = None if concurrent else asyncio.get_running_loop()
     future: typing.Any = futures.Future() if loop is None else loop.create_future()
     value = self._find(id, version, timeout, after)

@@ -9,7 +9,6 @@ import itertools
 import os
 import re
 import threading
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,7 +30,7 @@ class Scope:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.prefix = f"scope/{uuid.uuid4().hex[:16]}/"
+        self.prefix = f"scope/{os.urandom(8).hex()}/"
         self._counter = itertools.count(1)
         store._begin_scope(self.prefix)  # noqa: SLF001
 

@@ -12,19 +12,6 @@ import forebay
 from forebay.errors import BadState
 
 
-def subscribe(
-    self: typing.Any, prefix: str | bytes = "", from_cursor: str | None = None
-) -> Subscription:
-    """Return what happens from now on to segments whose ids start with `prefix`.
-
-    With `from_cursor`, go on where the subscription was whose `cursor` that is. The daemon
-    remembers the last 65 536 events; what is lost is counted in an event of kind 'missed'.
-
-    Raises BadArgument for what is no cursor, WrongStore for one of another store.
-    """
-    return Subscription(self._events(prefix, from_cursor))
-
-
 class Subscription:
     """Events, in order; from `Store.subscribe`.
 
