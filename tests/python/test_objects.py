@@ -486,17 +486,58 @@ class TestWhatSpeaksArrow:
         assert back.table.equals(table)
         assert all(in_a_segment(b.address) for b in arrow_buffers(back.table))
 
-    def test_polars(self, store):
+    def test_polars_frames_keep_their_types(self, store):
         pl = pytest.importorskip("polars")
-        frame = pl.DataFrame({"x": np.arange(float(LARGE)), "s": ["a", None] * (LARGE // 2)})
-        back = through(store, frame)
-        assert type(back) is pl.DataFrame
-        assert back.equals(frame)
-        assert through(store, frame["x"]).equals(frame["x"])
-        numbers = back["x"].to_numpy(allow_copy=False)
-        assert in_a_segment(numbers)
-        [frame_in_list] = through(store, [frame])
-        assert frame_in_list.equals(frame)
+        frame = pl.DataFrame(
+            {
+                "x": np.arange(float(LARGE)),
+                "s": ["a", None] * (LARGE // 2),
+                "l": [[1, 2], []] * (LARGE // 2),
+                "day": [datetime.date(2026, 1, 1), None] * (LARGE // 2),
+                "c": pl.Series(["a", "b"] * (LARGE // 2), dtype=pl.Categorical),
+                "e": pl.Series(["a", "b"] * (LARGE // 2), dtype=pl.Enum(["a", "b"])),
+                "d": pl.Series(["1.10", "2.20"] * (LARGE // 2)).cast(pl.Decimal(10, 2)),
+            }
+        )
+        for back in through(store, frame), through(store, [frame])[0]:
+            assert type(back) is pl.DataFrame
+            assert back.schema == frame.schema
+            assert back.equals(frame)
+        empty = pl.DataFrame(schema={"a": pl.Int8})
+        assert through(store, empty).schema == empty.schema
+
+    def test_polars_series_and_lazy_frames(self, store):
+        pl = pytest.importorskip("polars")
+        series = pl.Series("x", [1.5, None, 3])
+        back = through(store, series)
+        assert type(back) is pl.Series
+        assert back.name == "x"
+        assert back.equals(series)
+        lazy = through(store, pl.LazyFrame({"x": [1, 2]}).select(pl.col("x") + 1))
+        assert lazy.collect()["x"].to_list() == [2, 3]
+
+    def test_polars_columns_of_python_objects(self, store):
+        pl = pytest.importorskip("polars")
+        frame = pl.DataFrame({"o": pl.Series([{1}, {2}], dtype=pl.Object)})
+        try:
+            pickle.dumps(frame)
+        except Exception:  # noqa: BLE001
+            with pytest.raises(forebay.Unstorable, match="DataFrame"):
+                store.put("object", frame)
+        else:
+            assert through(store, frame)["o"].to_list() == [{1}, {2}]
+
+    def test_polars_numbers_are_shared(self, store):
+        pytest.importorskip("pyarrow")
+        pl = pytest.importorskip("polars")
+        for value in pl.DataFrame({"x": np.arange(float(LARGE))}), pl.Series("x", np.ones(LARGE)):
+            back = through(store, value)
+            numbers = (back if isinstance(back, pl.Series) else back["x"]).to_numpy(allow_copy=False)
+            assert in_a_segment(numbers)
+            assert not numbers.flags.writeable
+            del numbers, back
+            gc.collect()
+            assert pins(store, "object") == 0
 
 
 FORMATS = ["csr", "csc", "coo", "bsr", "dia", "lil", "dok"]
