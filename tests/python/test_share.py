@@ -317,14 +317,9 @@ class TestOnce:
         store.put("huge", np.ones(16_000_000), evictable=True)
         assert not store.contains(info.id)
 
-    def test_dropped_ones_are_put_anew(self, store):
+    def test_what_was_removed_is_put_anew(self, store):
         original = np.arange(float(LARGE))
-        shared = forebay.share(original)
-        del shared
-        gc.collect()
-        store.put("huge", np.ones(16_000_000), evictable=True)
-        store.remove("huge")
-        assert forebay.share(original).sum() == original.sum()
+        forebay.share(original)
         for info in list(store.list()):
             store.remove(info.id)
         again = forebay.share(original)
@@ -335,7 +330,7 @@ class TestNamed:
     def test_it_is_an_ordinary_segment(self, store):
         original = np.arange(float(LARGE))
         shared = forebay.share(original, "points", 3)
-        assert store.get("points", version=3).ctypes.data == shared.ctypes.data or True
+        assert store.get("points", version=3).ctypes.data == shared.ctypes.data
         assert np.array_equal(store.get("points", version=3), original)
         assert not store.stat("points").info.evictable
         assert len(pickle.dumps(shared)) < HANDLE
