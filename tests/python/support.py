@@ -84,3 +84,27 @@ class Other:
         self.kill()
         self.process.stdin.close()
         self.process.stdout.close()
+
+
+def in_a_segment(what) -> bool:
+    """Whether the memory of an array (or at an address) is shared memory of a store."""
+    address = what if isinstance(what, int) else what.__array_interface__["data"][0]
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            first, _, last = line.split()[0].partition("-")
+            if int(first, 16) <= address < int(last, 16):
+                return "/forebay." in line
+    return False
+
+
+def run(script: str, *arguments: str, status: int | None = 0, **environment: str) -> str:
+    """What a new process says that runs `script`, and ends with `status`."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+    )
+    assert status is None or done.returncode == status, done.stdout + done.stderr
+    return done.stdout
