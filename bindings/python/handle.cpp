@@ -24,10 +24,15 @@ const View* view_behind(PyObject* object) {
       object = PyMemoryView_GET_BASE(object);
     } else if (Py_TYPE(object) == pin_type()) {
       return &reinterpret_cast<PinObject*>(object)->view;
+    } else if (std::string_view(Py_TYPE(object)->tp_name) == "DummyArray") {
+      // What NumPy's as_strided and sliding_window_view put in between; it holds its base.
+      object = PyObject_GetAttrString(object, "base");
+      Py_XDECREF(object);
     } else {
       return sealed_draft(object);
     }
   }
+  PyErr_Clear();
   return nullptr;
 }
 

@@ -367,6 +367,7 @@ class TestPicklers:
             if {before}: import dill
             forebay.install()
             import dill
+            if not {before}: forebay.install()  # once more: now there is dill to tell
             view = forebay.connect(sys.argv[1]).get("a")
             for a in view, view[3:].T, view[::-1], np.broadcast_to(view[3], (50, view.shape[1])):
                 pickled = dill.dumps(a)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -27,7 +28,7 @@ class SharingExecutor(concurrent.futures.Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         task = getattr(fn, "__forebay_task__", None)
         if task is not None:
-            args, kwargs = task.for_travel(args, kwargs)
+            args, kwargs = task.for_travel(args, kwargs, bound=inspect.ismethod(fn))
         return self._executor.submit(fn, *args, **kwargs)
 
     def map(
@@ -43,12 +44,15 @@ class SharingExecutor(concurrent.futures.Executor):
             return self._executor.map(
                 fn, *iterables, timeout=timeout, chunksize=chunksize, **options
             )
-        calls = [task.for_travel(arguments, {})[0] for arguments in zip(*iterables)]
+        bound = inspect.ismethod(fn)
+        calls = [task.for_travel(arguments, {}, bound=bound)[0] for arguments in zip(*iterables)]
         columns = list(zip(*calls)) or [()] * len(iterables)
         return self._executor.map(fn, *columns, timeout=timeout, chunksize=chunksize, **options)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self._executor.shutdown(wait=wait, cancel_futures=cancel_futures)
+        # Not everything that executes knows the newer option.
+        options = {"cancel_futures": True} if cancel_futures else {}
+        self._executor.shutdown(wait=wait, **options)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._executor, name)

@@ -23,6 +23,7 @@ def install() -> None:
         ("joblib", _install_joblib),
         ("distributed", _install_distributed),
         ("dask", _install_dask),
+        ("dill", _install_dill),
     ):
         if name in sys.modules and name not in _undo:
             _undo[name] = hook()
@@ -88,5 +89,24 @@ def _install_dask() -> Callable[[], None]:
 
     def undo() -> None:
         sizeof.register(np.ndarray, original)
+
+    return undo
+
+
+def _install_dill() -> Callable[[], None]:
+    """dill (Parsl, multiprocess) has a way of its own for arrays, which comes before copyreg's table."""
+    import dill  # type: ignore[import-untyped]
+
+    from forebay._handles import reduce_to_handle
+
+    def override(self: Any, value: Any) -> Any:
+        if type(value) is np.ndarray and (reduced := reduce_to_handle(value)) is not None:
+            return reduced
+        return NotImplemented
+
+    dill.Pickler.reducer_override = override
+
+    def undo() -> None:
+        del dill.Pickler.reducer_override
 
     return undo

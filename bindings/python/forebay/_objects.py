@@ -112,7 +112,7 @@ class _Parts:
                 masked._fill_value,  # noqa: SLF001 - None, unless somebody chose one
                 masked.hardmask,
             )
-        if not _is_plain(array.dtype):
+        if not is_plain(array.dtype):
             return NotImplemented
         if kind is np.ndarray or kind is np.memmap:
             return _array, (self._buffer_of(array), array.dtype, array.shape, _order_of(array))
@@ -173,7 +173,7 @@ def _cloud_pickler() -> type[Any] | None:
 # --- what arrays are made of
 
 
-def _is_plain(dtype: np.dtype) -> bool:
+def is_plain(dtype: np.dtype) -> bool:
     return (
         not dtype.hasobject
         and dtype.isbuiltin != 2

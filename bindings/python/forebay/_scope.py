@@ -32,6 +32,8 @@ class Scope:
         self.store = store
         self.prefix = f"scope/{os.urandom(8).hex()}/"
         self._counter = itertools.count(1)
+        self._ending = threading.Lock()
+        self._ended = False
         store._begin_scope(self.prefix)  # noqa: SLF001
 
     def id(self, name: str) -> str:
@@ -68,8 +70,16 @@ class Scope:
         return self.store.remove(self.id(name), *arguments, **options)
 
     def end(self) -> int:
-        """Remove everything now. Returns how many segments; those in use go when they are not."""
-        return self.store._end_scope(self.prefix)  # noqa: SLF001
+        """Remove everything now. Returns how many segments; those in use go when they are not.
+
+        Again, it removes nothing.
+        """
+        with self._ending:
+            if self._ended:
+                return 0
+            removed = self.store._end_scope(self.prefix)  # noqa: SLF001
+            self._ended = True
+            return removed
 
     def __repr__(self) -> str:
         return f"<forebay.Scope {self.prefix} of {self.store!r}>"

@@ -12,7 +12,8 @@ import numpy as np
 from forebay import _scope, _stores
 from forebay._forebay import Ref, Store, handle_of
 from forebay._handles import Reduced, reduce_to_handle
-from forebay.errors import BadArgument
+from forebay._objects import is_plain
+from forebay.errors import BadArgument, ForebayError, Unstorable
 
 
 class SharedArray(np.ndarray):
@@ -41,15 +42,32 @@ class SharedArray(np.ndarray):
     def __getitem__(self, key: Any) -> Any:
         item = super().__getitem__(key)
         # What an index array picks is a copy, and no longer shared.
-        if type(item) is SharedArray and not np.may_share_memory(item, self):
-            return item.view(np.ndarray)
-        return item
+        return item.view(np.ndarray) if _is_alone(item) else item
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        made = super().__array_function__(func, types, args, kwargs)
+        # sort, zeros_like and others make an array of this class, which shares nothing.
+        return made.view(np.ndarray) if _is_alone(made) else made
+
+    def copy(self, order: Any = "C") -> Any:
+        return self.view(np.ndarray).copy(order)
+
+    def astype(self, *arguments: Any, **options: Any) -> Any:
+        made = self.view(np.ndarray).astype(*arguments, **options)
+        return self if made.base is self else made
+
+    def flatten(self, order: Any = "C") -> Any:
+        return self.view(np.ndarray).flatten(order)
 
     def __copy__(self) -> Any:
         return self.view(np.ndarray).copy()
 
     def __deepcopy__(self, memo: Any) -> Any:
         return self.view(np.ndarray).copy()
+
+
+def _is_alone(value: Any) -> bool:
+    return type(value) is SharedArray and (value.base is None or handle_of(value) is None)
 
 
 def share(
@@ -70,8 +88,13 @@ def share(
     that is there with equal bytes is fine. `store`: where; None means what `connect()` finds. Raises
     what `Store.put` raises; Unstorable for what is no array of plain elements.
     """
-    if not isinstance(array, np.ndarray):
-        array = np.asarray(array)
+    kind = type(array)
+    if kind not in (np.ndarray, np.memmap, SharedArray) or not is_plain(array.dtype):
+        raise Unstorable(
+            f"share takes a numpy.ndarray of plain elements, not a {kind.__module__}."
+            f"{kind.__qualname__}{'' if kind is not np.ndarray else f' of {array.dtype}'}; put any "
+            "other object with Store.put, and pass on its Ref"
+        )
     if id is None:
         if version is not None:
             raise BadArgument("a version without an id: say which segment it is one of")
@@ -118,6 +141,19 @@ class _Mark:
         self.store: Store | None = None
         self.fingerprint = 0
 
+    def holds(self, fingerprint: int, store: Store | None) -> bool:
+        """Whether what was put is still there, where it is wanted, and what the array is."""
+        if self.shared is None or self.store is None or self.fingerprint != fingerprint:
+            return False
+        if store is not None and store is not self.store:
+            return False
+        try:
+            # Removed, perhaps with its scope, it stays readable here, but no handle finds it.
+            self.store.get(Ref(handle_of(self.shared)[0]))  # type: ignore[index]
+        except ForebayError:
+            return False
+        return True
+
 
 class _Marks:
     def __init__(self) -> None:
@@ -152,8 +188,7 @@ class _Marks:
         mark = self.note(array)
         fingerprint = _fingerprint(array)
         with self._lock:
-            elsewhere = store is not None and mark.store is not store
-            if mark.shared is None or mark.fingerprint != fingerprint or elsewhere:
+            if not mark.holds(fingerprint, store):
                 scope = _scope.current(store)
                 ref = scope.store.put(scope.new_id("shared"), np.asarray(array), evictable=True)
                 mark.shared = scope.store.get(ref).view(SharedArray)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import string
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -56,12 +57,21 @@ def task(
 class _Parameter:
     """One flagged parameter: where calls have it."""
 
-    def __init__(self, name: str, flag: _Flag, index: int | None, kind: Any) -> None:
+    def __init__(
+        self, name: str, flag: _Flag, index: int | None, known: inspect.Parameter | None
+    ) -> None:
+        kind = inspect.Parameter.KEYWORD_ONLY if known is None else known.kind
+        named = kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
         self.name = name
         self.flag = flag
-        self.index = index
+        self.index = None if named else index
         self.takes_rest = kind is inspect.Parameter.VAR_POSITIONAL
         self.takes_named = kind is inspect.Parameter.VAR_KEYWORD
+        # Passed by name where the caller passes none; what has no name has to be passed.
+        self.default = None if known is None else known.default
+        self.has_default = isinstance(self.default, (np.ndarray, Ref, list, tuple, dict)) and (
+            kind is not inspect.Parameter.POSITIONAL_ONLY
+        )
 
 
 class _Task:
@@ -101,11 +111,21 @@ class _Task:
             if isinstance(flag, In):
                 continue
             index = list(known).index(name) if known else None
-            kind = known[name].kind if known else inspect.Parameter.KEYWORD_ONLY
-            if kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
-                index = None
-            found.append(_Parameter(name, flag, index, kind))
+            found.append(_Parameter(name, flag, index, known.get(name)))
+            if isinstance(flag, ReadOnly):
+                self._check_template(flag.id, known)
+        if self.returns is not None:
+            self._check_template(self.returns.id, known)
         return found
+
+    def _check_template(self, id: str | None, known: Any) -> None:
+        for _, name, _, _ in string.Formatter().parse(id or ""):
+            name = name if name is None else name.partition(".")[0].partition("[")[0]
+            if name is not None and name not in known:
+                raise BadArgument(
+                    f"{self.name}: the id {id!r} names {name!r}, which is no parameter"
+                    f"{_near(name, known)}"
+                )
 
     # ------------------------------------------------------------------------------ the decorated
 
@@ -173,6 +193,8 @@ class _Task:
                 changed[index] = _read(changed[index])
             elif parameter.name in named:
                 named[parameter.name] = _read(named[parameter.name])
+            elif parameter.has_default:
+                named[parameter.name] = _read(parameter.default)
         return tuple(changed), named
 
     def _explain(self, error: ValueError) -> None:
@@ -200,16 +222,19 @@ class _Task:
     # ---------------------------------------------------------------------------- before a journey
 
     def for_travel(
-        self, arguments: tuple[Any, ...], named: dict[str, Any]
+        self, arguments: tuple[Any, ...], named: dict[str, Any], *, bound: bool = False
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The same arguments, with arrays that are flagged RRO or INOUT as what pickles as a handle."""
-        changed, changed_named = list(arguments), dict(named)
+        """The same arguments, with arrays that are flagged RRO or INOUT as what pickles as a handle.
+
+        `bound`: they are those of a bound method, whose first one is not among them.
+        """
+        changed, changed_named = [None] * bound + list(arguments), dict(named)
         for parameter in self.parameters:
             if isinstance(parameter.flag, ReadOnly) and parameter.flag.id is not None:
                 continue  # the first who runs it puts it
             for place, key in _places(parameter, self.named, changed, changed_named):
                 place[key] = _map(place[key], _travelling)
-        return tuple(changed), changed_named
+        return tuple(changed[bound:]), changed_named
 
 
 _ready = False
@@ -357,6 +382,13 @@ class _Call:
         self.given = _given(task, arguments, named) if _formats(task) else {}
         try:
             for parameter in task.parameters:
+                index = parameter.index
+                if (
+                    parameter.has_default
+                    and parameter.name not in named
+                    and (index is None or index >= len(self.arguments))
+                ):
+                    named[parameter.name] = parameter.default
                 for place, key in _places(parameter, task.named, self.arguments, named):
                     place[key] = self._open(parameter, place[key])
         except BaseException:
