@@ -35,8 +35,8 @@ build: deps
 	$(call configure_and_build,dev)
 
 demo: deps
-	$(call configure_and_build,dev,forebayd forebay_tool forebay_python forebay_python_daemon kmeans_worker)
-	@PYTHONPATH=$(DEV)/python $(PYTHON) bench/kmeans/quantise.py --worker $(DEV)/bin/kmeans_worker \
+	$(call configure_and_build,dev,forebayd forebay_tool forebay_python forebay_python_daemon demo_worker)
+	@PYTHONPATH=$(DEV)/python $(PYTHON) bench/demo/quantise.py --worker $(DEV)/bin/demo_worker \
 	  $(if $(INPUT),--input "$(INPUT)")
 
 test: build
@@ -75,11 +75,11 @@ wheel: deps
 	python3 -m venv build/wheel-env
 	$(WHEEL_PYTHON) -m pip install -q --disable-pip-version-check -c requirements.txt build/wheel/*.whl \
 	  scikit-learn pillow rich
-	$(CMAKE) -S bench/kmeans -B build/wheel-worker -G Ninja -DCMAKE_BUILD_TYPE=Release \
+	$(CMAKE) -S bench/demo -B build/wheel-worker -G Ninja -DCMAKE_BUILD_TYPE=Release \
 	  -Dforebay_DIR=$$($(WHEEL_PYTHON) -I -c 'import forebay; print(forebay.get_cmake_dir())') >/dev/null
 	$(CMAKE) --build build/wheel-worker
 	build/wheel-env/bin/forebayd --version
-	env -u PYTHONPATH $(WHEEL_PYTHON) bench/kmeans/quantise.py --worker build/wheel-worker/kmeans_worker
+	env -u PYTHONPATH $(WHEEL_PYTHON) bench/demo/quantise.py --worker build/wheel-worker/demo_worker
 	@ls -l build/wheel/*.whl
 
 clean:

@@ -2,7 +2,7 @@
 // A worker of the k-means job in C++: it attaches to the same segments by handle, and does what
 // worker.py does.
 //
-// Usage: kmeans_worker SOCKET PREFIX NAME REF...
+// Usage: demo_worker SOCKET PREFIX NAME REF...
 #include <forebay/client.h>
 
 #include <algorithm>
@@ -20,7 +20,7 @@ using forebay::View;
 constexpr auto patience = std::chrono::seconds(120);
 
 [[noreturn]] void give_up(const Error& error) {
-  std::fprintf(stderr, "kmeans_worker: %s\n", error.message().c_str());
+  std::fprintf(stderr, "demo_worker: %s\n", error.message().c_str());
   std::exit(1);
 }
 
@@ -73,7 +73,7 @@ void add_partial_sums(std::span<const double> points, const Centres& centres,
 
 int main(int argc, char** argv) {
   if (argc < 5) {
-    std::fprintf(stderr, "usage: kmeans_worker SOCKET PREFIX NAME REF...\n");
+    std::fprintf(stderr, "usage: demo_worker SOCKET PREFIX NAME REF...\n");
     return 2;
   }
   const std::string prefix = argv[2];
