@@ -2,7 +2,7 @@
 # The verbs of the README. Everything else is CMake: see CMakePresets.json.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test build deps check-model test-asan test-tsan bench bench-peers wheel clean
+.PHONY: help demo test build deps check-model test-asan test-tsan bench bench-kmeans bench-matmul bench-peers wheel clean
 
 # A newer CMake that scripts/deps put into .venv, where the system's is too old for the presets.
 export PATH := $(PATH):$(CURDIR)/.venv/bin
@@ -15,6 +15,8 @@ help:
 	@echo "make demo [INPUT=photo.png]   install what is missing, build, run the main job"
 	@echo "make test                     build and run all tests"
 	@echo "make bench                    get and put beside their floors"
+	@echo "make bench-kmeans             k-means of the paper, data shared in seven ways (minutes)"
+	@echo "make bench-matmul             blocked matrix product of the paper, likewise (minutes)"
 	@echo "make bench-peers              Forebay beside its peers, which it installs into build/peers"
 	@echo "make check-model              check the pin protocol exhaustively (minutes)"
 	@echo "make test-asan, test-tsan     the tests under one sanitizer"
@@ -61,6 +63,13 @@ check-model: build
 
 bench: build
 	@PYTHONPATH=$(DEV)/python $(PYTHON) bench/run.py --programs $(DEV)/bin
+
+# The benchmarks of the founding paper. BENCH="--quick" or other options replace what is run.
+BENCH_TARGETS = forebayd forebay_tool forebay_python forebay_python_daemon kmeans_worker matmul_worker
+bench-kmeans bench-matmul: bench-%: deps
+	$(call configure_and_build,dev,$(BENCH_TARGETS))
+	@PYTHONPATH=$(DEV)/python $(PYTHON) bench/$*/run.py --programs $(DEV)/bin \
+	  $(or $(BENCH),--all --json build/bench/$*.json --plot-folder build/bench)
 
 # Writes the plots too: bench/peers/latency.png and throughput.png.
 bench-peers: build
