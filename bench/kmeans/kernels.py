@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 # Of a fragment at a time: these bytes and their scores stay in the second-level cache.
-BLOCK_BYTES = 2**18
+BLOCK_BYTES = 2**19
 
 
 def paper(points: np.ndarray, labels: list[int], centres: np.ndarray) -> np.ndarray:
@@ -44,22 +44,26 @@ def vector(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
     Labels stay here: no task needs those of the iteration before.
     """
     count, dimensions = centres.shape
-    rows = max(1, BLOCK_BYTES // (8 * dimensions))
+    rows = min(max(1, BLOCK_BYTES // (8 * dimensions)), len(points))
     # |p - c|^2 = |p|^2 - 2 (p.c - |c|^2 / 2), and |p|^2 is the same for all centres.
-    half_norms = (centres**2).sum(axis=1) / 2
-    transposed = np.ascontiguousarray(centres.T)
-    numbers = np.arange(count)
-    scores = np.empty((min(rows, len(points)), count))
+    half_norms = (centres**2).sum(axis=1)[:, np.newaxis] / 2
+    scores = np.empty((count, rows))
+    belongs = np.empty((count, rows))
     sums = np.zeros((count, 1 + dimensions))
     for start in range(0, len(points), rows):
         block = points[start : start + rows]
-        block_scores = np.matmul(block, transposed, out=scores[: len(block)])
-        block_scores -= half_norms
-        nearest = block_scores.argmax(axis=1)
-        # A row of zeros and a one for each point: the sums are a product then.
-        belongs = (nearest[:, np.newaxis] == numbers).astype(np.float64)
-        sums[:, 0] += belongs.sum(axis=0)
-        sums[:, 1:] += belongs.T @ block
+        if len(block) < rows:
+            scores, belongs = scores[:, : len(block)], belongs[:, : len(block)]
+        np.matmul(centres, block.T, out=scores)
+        scores -= half_norms
+        # A one where a point is nearest to a centre, else a zero: the sums are a product then.
+        np.equal(scores, scores.max(axis=0), out=belongs)
+        counts = belongs.sum(axis=1)
+        if counts.sum() != len(block):  # a point is equally near to two
+            np.equal(scores.argmax(axis=0), np.arange(count)[:, np.newaxis], out=belongs)
+            counts = belongs.sum(axis=1)
+        sums[:, 0] += counts
+        sums[:, 1:] += belongs @ block
     return sums
 
 

@@ -161,7 +161,7 @@ def memory_plan(options: argparse.Namespace) -> MemoryPlan:
 
     return MemoryPlan(lambda: named_fragments(parameters), VectorOf(first_centres(parameters)),
                       native_lines, parameters.data_bytes,
-                      (1, 2) if options.quick else MEMORY_WORKERS)  # fmt: skip
+                      (2,) if options.quick else MEMORY_WORKERS)  # fmt: skip
 
 
 class Reference:

@@ -165,4 +165,4 @@ def memory_plan(options: argparse.Namespace) -> MemoryPlan:
 
     return MemoryPlan(lambda: matrices(count, side, options.seed, False), touch, native_lines,
                       2 * count * count * 8 * side * side,
-                      (1, 2) if options.quick else MEMORY_WORKERS)  # fmt: skip
+                      (2,) if options.quick else MEMORY_WORKERS)  # fmt: skip

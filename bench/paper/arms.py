@@ -264,18 +264,18 @@ class CopyingCache(Arm):
 
 # --- B5 and B6: Forebay
 
+
 @functools.cache
-def _store_at(socket: str) -> forebay.Store:
-    return forebay.connect(socket)
+def _store() -> forebay.Store:
+    return forebay.connect()  # to $FOREBAY_SOCKET
 
 
 @dataclasses.dataclass(frozen=True)
 class StoreHandle:
-    socket: str
     ref: forebay.Ref
 
     def open(self) -> np.ndarray:
-        array: np.ndarray = _store_at(self.socket).get(self.ref)
+        array: np.ndarray = _store().get(self.ref)
         return array
 
 
@@ -292,7 +292,7 @@ class InStore(Arm):
     def publish(self, name: str, array: np.ndarray) -> Handle:
         ref = self.store.put(f"{self.key}/{name}", array)
         self._refs.append(ref)
-        return StoreHandle(self.places.socket, ref)
+        return StoreHandle(ref)
 
     def withdraw(self) -> None:
         self.store.remove_many(self._refs)

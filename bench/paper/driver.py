@@ -276,6 +276,7 @@ def _places(options: argparse.Namespace, most_bytes: int) -> Iterator[tuple[Plac
     with tempfile.TemporaryDirectory(prefix="bench-", dir=disk) as on_disk, \
          tempfile.TemporaryDirectory(prefix="bench-", dir=SHARED_MEMORY) as in_memory, \
          daemon.daemon(options.programs, pathlib.Path(in_memory), capacity) as (socket, pid):  # fmt: skip
+        os.environ["FOREBAY_SOCKET"] = socket  # for the workers
         yield Places(pathlib.Path(on_disk), pathlib.Path(in_memory), socket), pid
 
 
