@@ -11,7 +11,7 @@ import numpy as np
 import forebay
 from kmeans import kernels
 from kmeans.data import Parameters, first_centres
-from paper.arms import Handle, StoreHandle
+from paper.arms import Handle, opened
 from paper.executors import Executor
 from paper.native import NativeWorkers
 
@@ -19,11 +19,11 @@ from paper.native import NativeWorkers
 def paper_task(
     handle: Handle, labels: list[int], centres: np.ndarray
 ) -> tuple[np.ndarray, list[int]]:
-    return kernels.paper(handle.open(), labels, centres), labels
+    return kernels.paper(opened(handle), labels, centres), labels
 
 
 def vector_task(handle: Handle, centres: np.ndarray) -> np.ndarray:
-    return kernels.vector(handle.open(), centres)
+    return kernels.vector(opened(handle), centres)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,7 @@ class NativeKMeans(KMeans):
         handles: list[Handle], store: forebay.Store,
     ) -> None:  # fmt: skip
         self._workers = workers
-        self._refs = [str(handle.ref) for handle in handles if isinstance(handle, StoreHandle)]
+        self._refs = [str(handle) for handle in handles]
         self._store = store
         super().__init__(parameters, check)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from kmeans.data import Parameters, first_centres, fragments_of
 from kmeans.job import KMeans, NativeKMeans, PaperKMeans, VectorKMeans, VectorOf
-from paper.arms import Handle, InStore, Places, StoreHandle
+from paper.arms import Handle, InStore, Places
 from paper.driver import Arrays, Benchmark, MemoryPlan, Plan
 from paper.executors import Executor
 from paper.measuring import Case, WrongResult
@@ -156,8 +156,7 @@ def memory_plan(options: argparse.Namespace) -> MemoryPlan:
 
     def native_lines(handles: list[Handle], arm: InStore) -> list[str]:
         ref = arm.store.put(f"{arm.key}/centres", first_centres(parameters))
-        return [f"{handle.ref} {ref} {arm.key}/sums"
-                for handle in handles if isinstance(handle, StoreHandle)]  # fmt: skip
+        return [f"{handle} {ref} {arm.key}/sums" for handle in handles]
 
     return MemoryPlan(lambda: named_fragments(parameters), VectorOf(first_centres(parameters)),
                       native_lines, parameters.data_bytes,

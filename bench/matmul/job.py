@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 from matmul import kernels
-from paper.arms import Handle, StoreHandle
+from paper.arms import Handle, opened
 from paper.executors import Executor
 from paper.native import NativeWorkers
 
@@ -33,7 +33,7 @@ def mapped(path: str, side: int) -> np.ndarray:
 
 def task(kernel: str, c_path: str, side: int, a: Handle, b: Handle) -> None:
     multiply = kernels.paper if kernel == "paper" else kernels.vector
-    multiply(mapped(c_path, side), a.open(), b.open())
+    multiply(mapped(c_path, side), opened(a), opened(b))
 
 
 class Blocks:
@@ -106,8 +106,7 @@ class NativeMatMul(MatMul):
     ) -> None:
         super().__init__(blocks, check)
         self._workers = workers
-        refs = [str(handle.ref) for handle in handles if isinstance(handle, StoreHandle)]
-        self._a, self._b = as_grids(refs, blocks.count)
+        self._a, self._b = as_grids([str(handle) for handle in handles], blocks.count)
 
     def step(self, i: int) -> None:
         self._workers.map([

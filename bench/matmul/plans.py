@@ -8,7 +8,7 @@ import argparse
 import numpy as np
 
 from matmul.job import Blocks, MatMul, NativeMatMul, PythonMatMul
-from paper.arms import Handle, InStore, Places, StoreHandle, touch
+from paper.arms import Handle, InStore, Places, touch
 from paper.driver import Arrays, Benchmark, MemoryPlan, Plan
 from paper.executors import Executor
 from paper.measuring import Case, WrongResult
@@ -161,7 +161,7 @@ def memory_plan(options: argparse.Namespace) -> MemoryPlan:
     count = max(1, int((options.memory_data / (2 * 8 * side * side)) ** 0.5))
 
     def native_lines(handles: list[Handle], _: InStore) -> list[str]:
-        return [f"touch {handle.ref}" for handle in handles if isinstance(handle, StoreHandle)]
+        return [f"touch {handle}" for handle in handles]
 
     return MemoryPlan(lambda: matrices(count, side, options.seed, False), touch, native_lines,
                       2 * count * count * 8 * side * side,

@@ -2,8 +2,7 @@
 """The arms: how an array that the master has reaches the tasks that read it.
 
 An arm publishes an array in the master and gets a handle, a small value that is pickled into the
-task; `open` of the handle, in the worker, gives the array. Everything else of a run is the same in
-all arms. Handles keep what they need for longer than one task in module variables, which are the
+task; `opened`, in the worker, gives the array. Everything else of a run is the same in all arms. Handles keep what they need for longer than one task in module variables, which are the
 worker's own: nothing of them is pickled.
 """
 
@@ -16,15 +15,26 @@ import os
 import pathlib
 from collections.abc import Callable
 from multiprocessing import resource_tracker, shared_memory
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Union
 
 import numpy as np
 
 import forebay
 
 
-class Handle(Protocol):
+class OpenHandle(Protocol):
     def open(self) -> np.ndarray: ...
+
+
+# Forebay's own is a Ref.
+Handle = Union[OpenHandle, forebay.Ref]
+
+
+def opened(handle: Handle) -> np.ndarray:
+    if isinstance(handle, forebay.Ref):
+        array: np.ndarray = _store().get(handle)
+        return array
+    return handle.open()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +89,7 @@ class _FileArm(Arm):
             file.flush()
             # Only clean pages can be dropped from the page cache, which the cold arm does.
             os.fsync(file.fileno())
-        handle: Handle = self.handle(str(path))
+        handle: OpenHandle = self.handle(str(path))
         return handle
 
     def withdraw(self) -> None:
@@ -270,15 +280,6 @@ def _store() -> forebay.Store:
     return forebay.connect()  # to $FOREBAY_SOCKET
 
 
-@dataclasses.dataclass(frozen=True)
-class StoreHandle:
-    ref: forebay.Ref
-
-    def open(self) -> np.ndarray:
-        array: np.ndarray = _store().get(self.ref)
-        return array
-
-
 class InStore(Arm):
     key = "B5"
     title = "Forebay"
@@ -292,7 +293,7 @@ class InStore(Arm):
     def publish(self, name: str, array: np.ndarray) -> Handle:
         ref = self.store.put(f"{self.key}/{name}", array)
         self._refs.append(ref)
-        return StoreHandle(ref)
+        return ref
 
     def withdraw(self) -> None:
         self.store.remove_many(self._refs)
@@ -325,7 +326,7 @@ def open_all(handles: list[Handle]) -> None:
     """The first use of each: whatever an arm does once in a process is done here, and each page
     touched."""
     for handle in handles:
-        touch(handle.open())
+        touch(opened(handle))
 
 
 def touch(array: np.ndarray) -> None:
@@ -335,7 +336,7 @@ def touch(array: np.ndarray) -> None:
 def use_all(handles: list[Handle], kernel: Callable[[np.ndarray], object]) -> None:
     """Runs the kernel on each, and goes on holding the last one, as in the midst of a task."""
     for handle in handles:
-        _held[:] = [handle.open()]
+        _held[:] = [opened(handle)]
         kernel(_held[0])
 
 

@@ -165,7 +165,7 @@ def _run_plan(
                 if workers.greeting:
                     case.notes.append(f"The C++ workers of B6: {workers.greeting}.")
                 start = time.perf_counter()
-                workers.on_each_worker([f"touch {_ref(handle)}" for handle in handles])
+                workers.on_each_worker([f"touch {handle}" for handle in handles])
                 jobs[key] = plan.native_job(reference, workers, handles, arm, places)
             else:
                 executor.on_each_worker(arms.open_all, handles)
@@ -185,11 +185,6 @@ def _published(arm: Arm, arrays: Arrays) -> tuple[list[Handle], float]:
     except OSError as error:
         raise SystemExit(f"bench: {arm.key} cannot share the data: {error}") from None
     return handles, time.perf_counter() - start
-
-
-def _ref(handle: Handle) -> str:
-    assert isinstance(handle, arms.StoreHandle)
-    return str(handle.ref)
 
 
 def _native(
