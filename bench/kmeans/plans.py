@@ -76,7 +76,7 @@ def asked_for(options: argparse.Namespace, executor: str) -> list[Plan]:
 
 def given(options: argparse.Namespace, points: int, iterations: int) -> Parameters:
     if points < options.fragments:
-        raise SystemExit(f"k-means: {points} points do not fill {options.fragments} fragments")
+        raise SystemExit(f"bench-kmeans: {points} points do not fill {options.fragments} fragments")
     return Parameters(points, options.d, options.k, options.fragments, iterations, options.seed,
                       options.epsilon)  # fmt: skip
 
@@ -89,7 +89,7 @@ def sizes(
     for fragment_bytes in fragment_sizes:
         rows = fragment_bytes // (8 * options.d)
         if rows == 0:
-            raise SystemExit(f"k-means: a fragment of {fragment_bytes} bytes holds no point")
+            raise SystemExit(f"bench-kmeans: a fragment of {fragment_bytes} bytes holds no point")
         # So many that a run takes a tenth of a second or more.
         steps = iterations or (1 if kernel == "paper" else
                                20 if fragment_bytes <= 4 * MIB else

@@ -51,13 +51,19 @@ class Arm:
 
     key: ClassVar[str]
     title: ClassVar[str]
-    in_shared_memory: ClassVar[bool] = False  # what is published, all of it
 
     def __init__(self, places: Places) -> None:
         self.places = places
 
     def publish(self, name: str, array: np.ndarray) -> Handle:
         raise NotImplementedError
+
+    def settle(self) -> None:
+        """After all was published, not timed: what would otherwise go on in the background."""
+
+    def shared_memory_bytes(self) -> int:
+        """What it takes of shared memory, whoever has mapped it."""
+        return 0
 
     def withdraw(self) -> None:
         """Takes back everything that was published. Workers are told by `forget`."""
@@ -84,13 +90,15 @@ class _FileArm(Arm):
     def publish(self, name: str, array: np.ndarray) -> Handle:
         path = self.folder() / f"{self.key}-{name}.npy"
         self._files.append(path)
-        with open(path, "wb") as file:
-            np.save(file, array)
-            file.flush()
-            # Only clean pages can be dropped from the page cache, which the cold arm does.
-            os.fsync(file.fileno())
+        np.save(path, array)
         handle: OpenHandle = self.handle(str(path))
         return handle
+
+    def settle(self) -> None:
+        # Only clean pages can be dropped from the page cache, which the cold arm does.
+        for path in self._files:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
 
     def withdraw(self) -> None:
         for path in self._files:
@@ -149,11 +157,13 @@ class MappedFileHandle:
 class MappedFile(_FileArm):
     key = "B2"
     title = "mmap on tmpfs"
-    in_shared_memory = True
     handle = MappedFileHandle
 
     def folder(self) -> pathlib.Path:
         return self.places.shared_memory
+
+    def shared_memory_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self._files)
 
 
 # --- B3: a dictionary in each process
@@ -236,7 +246,6 @@ class CopyingCacheHandle:
 class CopyingCache(Arm):
     key = "B4"
     title = "copying cache"
-    in_shared_memory = True
 
     def __init__(self, places: Places) -> None:
         super().__init__(places)
@@ -258,6 +267,9 @@ class CopyingCache(Arm):
         address = self._server.address
         assert isinstance(address, str)
         return CopyingCacheHandle(address, self._authkey, name)
+
+    def shared_memory_bytes(self) -> int:
+        return sum(segment.size for segment in self._published)
 
     def withdraw(self) -> None:
         self._index.clear()
@@ -283,7 +295,6 @@ def _store() -> forebay.Store:
 class InStore(Arm):
     key = "B5"
     title = "Forebay"
-    in_shared_memory = True
 
     def __init__(self, places: Places) -> None:
         super().__init__(places)
@@ -294,6 +305,11 @@ class InStore(Arm):
         ref = self.store.put(f"{self.key}/{name}", array)
         self._refs.append(ref)
         return ref
+
+    def shared_memory_bytes(self) -> int:
+        # With the memory that it keeps ready, or for reuse.
+        status = self.store.status()
+        return int(status["arena_backed_bytes"]) + int(status["index_backed_bytes"])
 
     def withdraw(self) -> None:
         self.store.remove_many(self._refs)

@@ -10,6 +10,7 @@ import os
 import pathlib
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,15 @@ class Benchmark:
 
 
 def run(benchmark: Benchmark, options: argparse.Namespace) -> None:
+    # So that folders, daemon and workers go on SIGTERM, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        _run(benchmark, options)
+    except KeyboardInterrupt:
+        raise SystemExit(f"{benchmark.name}: interrupted") from None
+
+
+def _run(benchmark: Benchmark, options: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -110,20 +120,27 @@ def run(benchmark: Benchmark, options: argparse.Namespace) -> None:
         total = options.rounds * sum(sum(weight.values()) for weight in weights)
         bar = progress.add_task(benchmark.name, total=total + memory_runs * memory_weight)
 
+        def tell(what: str) -> None:
+            progress.update(bar, description=what)
+            if not sys.stderr.isatty():  # where no bar is drawn
+                done, left = progress.tasks[0].percentage, progress.tasks[0].time_remaining
+                print(f"{done:3.0f} %: {what}" + (f"; {left:.0f} s left" if left else ""),
+                      file=sys.stderr, flush=True)  # fmt: skip
+
         try:
             for name in dict.fromkeys(case.executor for case in cases):
                 with EXECUTORS[name](options.workers) as executor:
+                    executor.on_each_worker(arms.forget)  # which has it import what all arms need
                     for plan, weight in zip(benchmark.plans, weights, strict=True):
                         if plan.case.executor != name:
                             continue
-                        progress.update(bar, description=_short(plan.case))
+                        tell(_short(plan.case))
                         _run_plan(plan, benchmark, executor, places, options,
                                   lambda arm, weight=weight: progress.advance(bar, weight[arm]))
             if benchmark.memory:
                 memory = _run_memory(
                     benchmark.memory, benchmark, places, daemon_pid, options,
-                    lambda text: progress.update(bar, description=text),
-                    lambda: progress.advance(bar, memory_weight),
+                    tell, lambda: progress.advance(bar, memory_weight),
                 )
         except WrongResult as error:
             raise SystemExit(f"{benchmark.name}: wrong result: {error}") from None
@@ -184,7 +201,9 @@ def _published(arm: Arm, arrays: Arrays) -> tuple[list[Handle], float]:
         handles = [arm.publish(name, array) for name, array in arrays]
     except OSError as error:
         raise SystemExit(f"bench: {arm.key} cannot share the data: {error}") from None
-    return handles, time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    arm.settle()
+    return handles, seconds
 
 
 def _native(
@@ -226,24 +245,24 @@ def _run_memory(
                     assert isinstance(arm, InStore)
                     with _native(benchmark, places, workers, options) as native:
                         native.on_each_worker(plan.native_lines(handles, arm))
-                        rows.append(_memory_row(key, plan, native.pids, daemon_pid))
+                        rows.append(_memory_row(arm, plan, native.pids, daemon_pid))
                 else:
                     with executors.ConcurrentFutures(workers) as executor:
                         executor.on_each_worker(arms.use_all, handles, plan.kernel)
                         pids = executor.on_each_worker(os.getpid)
-                        rows.append(_memory_row(key, plan, pids, daemon_pid))
+                        rows.append(_memory_row(arm, plan, pids, daemon_pid))
                 tick()
     return rows
 
 
-def _memory_row(key: str, plan: MemoryPlan, pids: list[int], daemon_pid: int) -> report.MemoryRow:
+def _memory_row(arm: Arm, plan: MemoryPlan, pids: list[int], daemon_pid: int) -> report.MemoryRow:
     workers = [memory_of(pid) for pid in pids]
     others = [memory_of(daemon_pid), memory_of(os.getpid())]
     return report.MemoryRow(
-        arm=key, workers=len(pids), data_bytes=plan.data_bytes,
+        arm=arm.key, workers=len(pids), data_bytes=plan.data_bytes,
         private_bytes=[memory.private_bytes for memory in workers],
         shared_pss_bytes=sum(memory.shared_pss_bytes for memory in workers + others),
-        published_bytes=plan.data_bytes if ARMS[key].in_shared_memory else 0,
+        published_bytes=arm.shared_memory_bytes(),
     )  # fmt: skip
 
 

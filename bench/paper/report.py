@@ -27,7 +27,7 @@ class MemoryRow:
     data_bytes: int
     private_bytes: list[int]  # of each worker
     shared_pss_bytes: int  # of daemon, master and workers together
-    published_bytes: int  # of the data, what lies in shared memory whoever has mapped it
+    published_bytes: int  # what the arm takes of shared memory, whoever has mapped it
 
     @property
     def node_bytes(self) -> int:
