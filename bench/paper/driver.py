@@ -53,6 +53,7 @@ class Plan:
     kernel_seconds: float
     bytes_read_per_step: int
     clean_up: Callable[[], object] = lambda: None
+    without: tuple[str, ...] = ()  # arms
 
     def expected_seconds(self, arm: str, workers: int) -> float:
         reading = self.bytes_read_per_step / _EXPECTED_RATE.get(arm, 1e12)
@@ -159,7 +160,8 @@ def _short(case: Case) -> str:
 
 
 def _arms_of(plan: Plan, options: argparse.Namespace) -> list[str]:
-    return [arm for arm in options.arms if arm != "B6" or plan.native_job]
+    return [arm for arm in options.arms
+            if arm not in plan.without and (arm != "B6" or plan.native_job)]  # fmt: skip
 
 
 def _run_plan(
