@@ -61,8 +61,9 @@ class Arm:
     def settle(self) -> None:
         """After all was published, not timed: what would otherwise go on in the background."""
 
-    def shared_memory_bytes(self) -> int:
-        """What it takes of shared memory, whoever has mapped it."""
+    def kept_bytes(self) -> int:
+        """What it takes of the node's memory outside of processes: shared memory, whoever has
+        mapped it, and files that have to stay in the page cache."""
         return 0
 
     def withdraw(self) -> None:
@@ -99,6 +100,9 @@ class _FileArm(Arm):
         for path in self._files:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
+
+    def files_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self._files)
 
     def withdraw(self) -> None:
         for path in self._files:
@@ -141,6 +145,9 @@ class WarmFile(_FileArm):
     title = "file, warm"
     handle = WarmFileHandle
 
+    def kept_bytes(self) -> int:
+        return self.files_bytes()
+
 
 # --- B2: the file lies on tmpfs, and is mapped by each task
 
@@ -162,8 +169,8 @@ class MappedFile(_FileArm):
     def folder(self) -> pathlib.Path:
         return self.places.shared_memory
 
-    def shared_memory_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self._files)
+    def kept_bytes(self) -> int:
+        return self.files_bytes()
 
 
 # --- B3: a dictionary in each process
@@ -268,7 +275,7 @@ class CopyingCache(Arm):
         assert isinstance(address, str)
         return CopyingCacheHandle(address, self._authkey, name)
 
-    def shared_memory_bytes(self) -> int:
+    def kept_bytes(self) -> int:
         return sum(segment.size for segment in self._published)
 
     def withdraw(self) -> None:
@@ -306,7 +313,7 @@ class InStore(Arm):
         self._refs.append(ref)
         return ref
 
-    def shared_memory_bytes(self) -> int:
+    def kept_bytes(self) -> int:
         # With the memory that it keeps ready, or for reuse.
         status = self.store.status()
         return int(status["arena_backed_bytes"]) + int(status["index_backed_bytes"])

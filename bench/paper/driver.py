@@ -33,6 +33,8 @@ SHARED_MEMORY = pathlib.Path("/dev/shm")
 SPARE_BYTES = 2 * 2**30
 # For the progress bar's guess: how fast an arm brings bytes to a task, in bytes a second.
 _EXPECTED_RATE = {"B0": 7e8, "B1": 3e9, "B2": 8e9, "B4": 3e9}
+# And what a task costs an executor, in seconds.
+_EXPECTED_DISPATCH = {"concurrent.futures": 3e-4, "joblib": 1e-3, "dask": 3e-3}
 
 Arrays = list[tuple[str, np.ndarray]]
 
@@ -57,7 +59,7 @@ class Plan:
 
     def expected_seconds(self, arm: str, workers: int) -> float:
         reading = self.bytes_read_per_step / _EXPECTED_RATE.get(arm, 1e12)
-        tasks = 3e-4 * self.case.tasks_per_step
+        tasks = _EXPECTED_DISPATCH[self.case.executor] * self.case.tasks_per_step
         parallel = min(workers, os.cpu_count() or 1)
         step = tasks + (self.kernel_seconds + reading) / parallel
         return (self.case.steps + 1) * step
@@ -97,12 +99,11 @@ def _run(benchmark: Benchmark, options: argparse.Namespace) -> None:
     console = Console(highlight=False, soft_wrap=True,
                       width=None if sys.stdout.isatty() else 250)  # fmt: skip
     cases = [plan.case for plan in benchmark.plans]
+    if not all(_arms_of(plan, options) for plan in benchmark.plans):
+        raise SystemExit("bench: none of these arms has the paper kernel; B6 is vector only")
     memory: list[report.MemoryRow] = []
-    most_bytes = max([case.data_bytes for case in cases]
-                     + ([benchmark.memory.data_bytes] if benchmark.memory else []))  # fmt: skip
     with contextlib.ExitStack() as stack:
-        places, daemon_pid = stack.enter_context(_places(options, most_bytes))
-        machine = _machine(places)
+        machine = _machine(options.folder or BUILD)
         console.print(f"{benchmark.name}: {machine['processors']} processors, {machine['processor']}, "
                       f"{report.size(machine['memory_bytes'])} memory; Python {machine['python']}, "
                       f"NumPy {machine['numpy']}; files of B0, B1, B3 on {machine['disk']}, "
@@ -117,7 +118,8 @@ def _run(benchmark: Benchmark, options: argparse.Namespace) -> None:
         weights = [{arm: plan.expected_seconds(arm, options.workers)
                     for arm in _arms_of(plan, options)} for plan in benchmark.plans]  # fmt: skip
         memory_weight = _memory_seconds(benchmark.memory)
-        memory_runs = len(_memory_arms(options)) * len(benchmark.memory.workers) if benchmark.memory else 0
+        memory_runs = (len(_memory_arms(options)) * len(benchmark.memory.workers)
+                       if benchmark.memory else 0)  # fmt: skip
         total = options.rounds * sum(sum(weight.values()) for weight in weights)
         bar = progress.add_task(benchmark.name, total=total + memory_runs * memory_weight)
 
@@ -129,20 +131,24 @@ def _run(benchmark: Benchmark, options: argparse.Namespace) -> None:
                       file=sys.stderr, flush=True)  # fmt: skip
 
         try:
-            for name in dict.fromkeys(case.executor for case in cases):
-                with EXECUTORS[name](options.workers) as executor:
-                    executor.on_each_worker(arms.forget)  # which has it import what all arms need
-                    for plan, weight in zip(benchmark.plans, weights, strict=True):
-                        if plan.case.executor != name:
-                            continue
-                        tell(_short(plan.case))
-                        _run_plan(plan, benchmark, executor, places, options,
-                                  lambda arm, weight=weight: progress.advance(bar, weight[arm]))
+            with _places(options, max(case.data_bytes for case in cases)) as (places, _):
+                for name in dict.fromkeys(case.executor for case in cases):
+                    with EXECUTORS[name](options.workers) as executor:
+                        # Which has it import what all arms need.
+                        executor.on_each_worker(arms.forget)
+                        for plan, weight in zip(benchmark.plans, weights, strict=True):
+                            if plan.case.executor != name:
+                                continue
+                            tell(_short(plan.case))
+                            _run_plan(plan, benchmark, executor, places, options,
+                                      lambda arm, weight=weight: progress.advance(bar, weight[arm]))
             if benchmark.memory:
-                memory = _run_memory(
-                    benchmark.memory, benchmark, places, daemon_pid, options,
-                    tell, lambda: progress.advance(bar, memory_weight),
-                )
+                # With a store that has kept nothing for reuse.
+                with _places(options, benchmark.memory.data_bytes) as (places, daemon_pid):
+                    memory = _run_memory(
+                        benchmark.memory, benchmark, places, daemon_pid, options, tell,
+                        lambda: progress.advance(bar, memory_weight),
+                    )
         except WrongResult as error:
             raise SystemExit(f"{benchmark.name}: wrong result: {error}") from None
     report.show(console, cases, memory, with_verdicts=not options.quick)
@@ -264,7 +270,7 @@ def _memory_row(arm: Arm, plan: MemoryPlan, pids: list[int], daemon_pid: int) ->
         arm=arm.key, workers=len(pids), data_bytes=plan.data_bytes,
         private_bytes=[memory.private_bytes for memory in workers],
         shared_pss_bytes=sum(memory.shared_pss_bytes for memory in workers + others),
-        published_bytes=arm.shared_memory_bytes(),
+        kept_bytes=arm.kept_bytes(),
     )  # fmt: skip
 
 
@@ -296,7 +302,7 @@ def _places(options: argparse.Namespace, most_bytes: int) -> Iterator[tuple[Plac
         yield Places(pathlib.Path(on_disk), pathlib.Path(in_memory), socket), pid
 
 
-def _machine(places: Places) -> dict[str, Any]:
+def _machine(disk: pathlib.Path) -> dict[str, Any]:
     def first_line(path: str) -> str:
         try:
             return pathlib.Path(path).read_text().split("\n")[0]
@@ -306,7 +312,7 @@ def _machine(places: Places) -> dict[str, Any]:
     processor = next((line.split(":", 1)[1].strip()
                       for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
                       if line.startswith("model name")), platform.machine())  # fmt: skip
-    file_system = subprocess.run(["stat", "-f", "-c", "%T", places.disk], capture_output=True,
+    file_system = subprocess.run(["stat", "-f", "-c", "%T", disk], capture_output=True,
                                  text=True, check=False).stdout.strip() or "unknown"  # fmt: skip
     if file_system in ("tmpfs", "ramfs"):
         file_system += ", WHICH IS MEMORY: B0 IS NOT COLD"

@@ -93,6 +93,10 @@ class Joblib(Executor):
                                          max_nbytes=None)  # fmt: skip
         self._parallel.__enter__()
 
+    def __enter__(self) -> Executor:
+        self.on_each_worker(never_replace_this_worker)
+        return self
+
     def map(self, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> list[Any]:
         return list(self._parallel(self._delayed(function)(*task) for task in tasks))
 
@@ -101,6 +105,15 @@ class Joblib(Executor):
         from joblib.externals.loky import get_reusable_executor
 
         get_reusable_executor().shutdown(wait=True)
+
+
+def never_replace_this_worker() -> None:
+    """loky takes a process that has grown by 300 MB, mapped shared memory included, for one that
+    leaks, and replaces it: in the midst of a run, and then all that it has loaded is gone."""
+    import joblib.externals.loky.process_executor as loky
+
+    if hasattr(loky, "_MAX_MEMORY_LEAK_SIZE"):
+        loky._MAX_MEMORY_LEAK_SIZE = 2**60
 
 
 class Dask(Executor):

@@ -27,11 +27,11 @@ class MemoryRow:
     data_bytes: int
     private_bytes: list[int]  # of each worker
     shared_pss_bytes: int  # of daemon, master and workers together
-    published_bytes: int  # what the arm takes of shared memory, whoever has mapped it
+    kept_bytes: int  # see Arm.kept_bytes
 
     @property
     def node_bytes(self) -> int:
-        return sum(self.private_bytes) + max(self.shared_pss_bytes, self.published_bytes)
+        return sum(self.private_bytes) + max(self.shared_pss_bytes, self.kept_bytes)
 
     @property
     def met(self) -> bool:
@@ -225,7 +225,7 @@ def plot(folder: pathlib.Path, cases: list[Case], memory: list[MemoryRow]) -> li
         axes.minorticks_off()
         axes.set_ylim(bottom=0)
         axes.set_xlabel("workers")
-        axes.set_ylabel("GiB: private memory of the workers, and what is shared, once")
+        axes.set_ylabel("GiB: private memory of the workers, and what the arm keeps")
         axes.set_title(f"memory, {size(memory[0].data_bytes)} of data", fontsize="small")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
