@@ -15,9 +15,9 @@ from paper.measuring import Case, WrongResult
 from paper.native import NativeWorkers
 from paper.options import MEMORY_WORKERS
 
-# (N, b): N such that a run takes a second or less; 128 with the paper's N.
-SIZES = [(8, 64), (16, 128), (8, 256), (6, 512), (3, 1024), (2, 2048)]
-VARIED_COUNTS = [2, 4, 8]
+# (N, b): N such that a run takes a second or less.
+SIZES = [(8, 64), (8, 128), (6, 256), (4, 512), (2, 1024), (2, 2048)]
+VARIED_COUNTS = [2, 4, 6]
 # What one core is expected to multiply, in operations a second, for the progress bar.
 EXPECTED_RATE = 5e10
 
@@ -48,9 +48,9 @@ def benchmark(options: argparse.Namespace) -> Benchmark:
         plans += [plan_of(options, futures, "vector", "N", count, 512) for count in VARIED_COUNTS]
         for executor in ("joblib", "dask"):
             plans += [plan_of(options, executor, "vector", "size", *size)
-                      for size in ((8, 128), (4, 512), (2, 1024))]  # fmt: skip
+                      for size in ((4, 128), (4, 512), (2, 1024))]  # fmt: skip
         plans += [plan_of(options, futures, "paper", "size", *size)
-                  for size in ((8, 128), (4, 512), (2, 1024))]  # fmt: skip
+                  for size in ((4, 128), (4, 512), (2, 1024))]  # fmt: skip
     else:
         plans = [plan for executor in options.executor for plan in asked_for(options, executor)]
     memory = None
