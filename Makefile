@@ -2,7 +2,7 @@
 # The verbs of the README. Everything else is CMake: see CMakePresets.json.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test build deps check-model test-asan test-tsan bench bench-peers wheel clean
+.PHONY: help demo test build deps check-model test-asan test-tsan bench bench-kmeans bench-matmul bench-peers wheel clean
 
 # A newer CMake that scripts/deps put into .venv, where the system's is too old for the presets.
 export PATH := $(PATH):$(CURDIR)/.venv/bin
@@ -15,6 +15,8 @@ help:
 	@echo "make demo [INPUT=photo.png]   install what is missing, build, run the main job"
 	@echo "make test                     build and run all tests"
 	@echo "make bench                    get and put beside their floors"
+	@echo "make bench-kmeans             k-means of the paper, data shared in seven ways (minutes)"
+	@echo "make bench-matmul             blocked matrix product of the paper, likewise (minutes)"
 	@echo "make bench-peers              Forebay beside its peers, which it installs into build/peers"
 	@echo "make check-model              check the pin protocol exhaustively (minutes)"
 	@echo "make test-asan, test-tsan     the tests under one sanitizer"
@@ -35,8 +37,8 @@ build: deps
 	$(call configure_and_build,dev)
 
 demo: deps
-	$(call configure_and_build,dev,forebayd forebay_tool forebay_python forebay_python_daemon kmeans_worker)
-	@PYTHONPATH=$(DEV)/python $(PYTHON) bench/kmeans/quantise.py --worker $(DEV)/bin/kmeans_worker \
+	$(call configure_and_build,dev,forebayd forebay_tool forebay_python forebay_python_daemon demo_worker)
+	@PYTHONPATH=$(DEV)/python $(PYTHON) bench/demo/quantise.py --worker $(DEV)/bin/demo_worker \
 	  $(if $(INPUT),--input "$(INPUT)")
 
 test: build
@@ -62,6 +64,13 @@ check-model: build
 bench: build
 	@PYTHONPATH=$(DEV)/python $(PYTHON) bench/run.py --programs $(DEV)/bin
 
+# The benchmarks of the founding paper. BENCH="--quick" or other options replace what is run.
+BENCH_TARGETS = forebayd forebay_tool forebay_python forebay_python_daemon kmeans_worker matmul_worker
+bench-kmeans bench-matmul: bench-%: deps
+	$(call configure_and_build,dev,$(BENCH_TARGETS))
+	@PYTHONPATH=$(DEV)/python $(PYTHON) bench/$*/run.py --programs $(DEV)/bin \
+	  $(or $(BENCH),--all --json build/bench/$*.json --plot-folder build/bench)
+
 # Writes the plots too: bench/peers/latency.png and throughput.png.
 bench-peers: build
 	@PYTHONPATH=$(DEV)/python $(PYTHON) bench/peers/run.py --programs $(DEV)/bin
@@ -75,11 +84,11 @@ wheel: deps
 	python3 -m venv build/wheel-env
 	$(WHEEL_PYTHON) -m pip install -q --disable-pip-version-check -c requirements.txt build/wheel/*.whl \
 	  scikit-learn pillow rich
-	$(CMAKE) -S bench/kmeans -B build/wheel-worker -G Ninja -DCMAKE_BUILD_TYPE=Release \
+	$(CMAKE) -S bench/demo -B build/wheel-worker -G Ninja -DCMAKE_BUILD_TYPE=Release \
 	  -Dforebay_DIR=$$($(WHEEL_PYTHON) -I -c 'import forebay; print(forebay.get_cmake_dir())') >/dev/null
 	$(CMAKE) --build build/wheel-worker
 	build/wheel-env/bin/forebayd --version
-	env -u PYTHONPATH $(WHEEL_PYTHON) bench/kmeans/quantise.py --worker build/wheel-worker/kmeans_worker
+	env -u PYTHONPATH $(WHEEL_PYTHON) bench/demo/quantise.py --worker build/wheel-worker/demo_worker
 	@ls -l build/wheel/*.whl
 
 clean:

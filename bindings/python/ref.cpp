@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ref.h"
 
+#include <pybind11/gil_safe_call_once.h>
 #include <pybind11/stl.h>
 
 #include "errors.h"
@@ -71,14 +72,14 @@ void bind_ref(py::module_& module) {
                [](const Ref& self) { return py::hash(py::make_tuple(self.serial, self.version)); })
           .def("__reduce__", [](const py::object& self) -> py::tuple {
             const Ref& ref = *find_ref(self.ptr());
-            py::object make = py::module_::import("forebay._forebay").attr("_ref");
-            if (!ref.type) return py::make_tuple(make, py::make_tuple(ref.to_string()));
-            return py::make_tuple(
-                make, py::make_tuple(ref.to_string(), ref.type->dtype, shape_of(ref),
-                                     ref.type->fortran_order));
+            if (!ref.type) return py::make_tuple(py::type::of(self), py::make_tuple(ref.to_string()));
+            PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> read;
+            read.call_once_and_store_result(
+                [] { return py::module_::import("forebay._ref").attr("read"); });
+            return py::make_tuple(read.get_stored(),
+                                  py::make_tuple(ref.to_string(), ref.type->dtype, shape_of(ref),
+                                                 ref.type->fortran_order));
           });
-  module.def("_ref", &from_parts, py::arg("text"), py::arg("dtype") = py::none(),
-             py::arg("shape") = py::none(), py::arg("fortran_order") = false);
   ref_type = reinterpret_cast<PyTypeObject*>(bound.ptr());
 }
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import datetime
 import pickle
+import pickletools
 import threading
 import time
 
@@ -210,9 +211,15 @@ class TestRef:
         assert ref.dtype == "<f4"
         assert ref.namespace == "default"
         assert ref.store == store.uuid
-        assert len(pickle.dumps(ref)) < 300
+        assert len(pickle.dumps(ref)) < 160
         assert ref != "something else"
         assert "some/id" in repr(ref)
+
+    def test_its_pickle_names_nothing_but_forebay(self, store):
+        for ref in (store.put("array", np.zeros(3)), forebay.Ref(str(store.put("bytes", b"")))):
+            named = [argument for opcode, argument, _ in pickletools.genops(pickle.dumps(ref, 2))
+                     if opcode.name == "GLOBAL"]  # fmt: skip
+            assert len(named) == 1 and named[0].startswith("forebay")
 
     def test_nonsense_is_refused(self):
         with pytest.raises(forebay.BadArgument, match="not a ref"):
