@@ -111,6 +111,7 @@ def steady(programs: Programs, options: argparse.Namespace) -> Iterator[Row]:
              2000 if options.quick else 2_000_000],
             [sys.executable, HERE / "put_get.py", socket, options.rounds,
              min(options.keys, 50_000), options.mebibytes],
+            [sys.executable, HERE / "tasks.py", socket, options.rounds],
             [programs.directory / "versions", socket, options.rounds, options.gibibyte],
         ]  # fmt: skip
         for command in commands:

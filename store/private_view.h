@@ -2,8 +2,8 @@
 // PrivateView: one segment's content, writable, and nobody else's.
 //
 // Pages that are not written to are the segment's own; the first write to one copies it. So the segment
-// stays pinned until the view is destroyed. Segments below 64 KiB share their pages with others: they
-// are copied to the heap whole, and not pinned. May be moved and destroyed on any thread; writing is
+// stays pinned until the view is destroyed. Small segments (puts of up to 64 KiB) share their pages with
+// others: they are copied to the heap whole, and not pinned. May be moved and destroyed on any thread; writing is
 // the threads' own affair. A forked child has a private copy of its own of what was written.
 #pragma once
 

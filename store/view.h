@@ -65,7 +65,7 @@ class FOREBAY_API View {
     return std::span<const T>(reinterpret_cast<const T*>(data_), size_ / sizeof(T));
   }
 
-  // What the bytes are. Fails with type_mismatch if they were put as plain bytes.
+  // What the bytes are. Fails with type_mismatch if they are no array, saying what they are.
   Result<ArrayType> type() const;
 
   // The members of a group, in the order in which they were put. Fails with type_mismatch if it is none.

@@ -10,6 +10,25 @@
 
 namespace forebay {
 
+Failure client::no_array(std::uint64_t brief) {
+  const char* what = "plain bytes";
+  switch (shm::Brief::from_bits(brief).kind) {
+    case shm::Kind::group:
+      what = "a group, whose members are arrays: see View::group";
+      break;
+    case shm::Kind::manifest:
+      what = "a manifest, which lists segments: see Client::get_manifest";
+      break;
+    case shm::Kind::object:
+      what = "an object in parts: see View::object";
+      break;
+    default:
+      break;
+  }
+  return fail(Errc::type_mismatch,
+              std::string("the segment is no array: it was put as ") + what);
+}
+
 // ------------------------------------------------------------------------------------------ View
 
 void View::release_pin() noexcept {
@@ -41,8 +60,7 @@ Result<ArrayType> View::type() const {
   if (home_ == nullptr) return fail(Errc::bad_state, "the view is of nothing");
   auto type = home_->type_of(entry_);
   if (!type) return fail(std::move(type.error()));
-  if (!*type)
-    return fail(Errc::type_mismatch, "the segment was put as plain bytes, without an array type");
+  if (!*type) return client::no_array(brief());
   return std::move(**type);
 }
 

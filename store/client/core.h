@@ -270,6 +270,9 @@ class Core : public std::enable_shared_from_this<Core> {
   bool frozen_at_fork_ = false;
 };
 
+// Why a segment that has this brief (see Brief) is no array.
+Failure no_array(std::uint64_t brief);
+
 // Makes the library's private constructors reachable for the core.
 class Access {
  public:

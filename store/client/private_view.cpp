@@ -52,8 +52,7 @@ void PrivateView::release() noexcept {
 
 Result<ArrayType> PrivateView::type() const {
   if (ref_.version == 0) return fail(Errc::bad_state, "the view is of nothing");
-  if (!type_)
-    return fail(Errc::type_mismatch, "the segment was put as plain bytes, without an array type");
+  if (!type_) return client::no_array(brief_);
   return *type_;
 }
 

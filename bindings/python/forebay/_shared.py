@@ -194,6 +194,7 @@ class _Marks:
                 mark.shared = scope.store.get(ref).view(SharedArray)
                 mark.store = scope.store
                 mark.fingerprint = fingerprint
+            assert mark.shared is not None
             return mark.shared
 
     def find(self, array: np.ndarray) -> np.ndarray | None:

@@ -19,8 +19,23 @@ _lock = threading.Lock()
 _callers: weakref.WeakSet[Store] = weakref.WeakSet()
 _ours: list[Store] = []
 _default: Store | None = None
-# Whole arrays of refs that somebody in this process uses.
-_live: weakref.WeakValueDictionary[Ref, np.ndarray] = weakref.WeakValueDictionary()
+
+
+class _Live(weakref.ref):  # type: ignore[type-arg]
+    """A whole array of a ref that somebody in this process uses."""
+
+    __slots__ = ("ref",)
+    ref: Ref
+
+
+# By serial number: hashing a Ref takes as long as a get.
+_live: dict[int, _Live] = {}
+
+
+def _gone(live: _Live) -> None:
+    serial = live.ref.serial
+    if _live.get(serial) is live:
+        del _live[serial]
 
 
 def connect(
@@ -68,12 +83,17 @@ def _connected() -> Store | None:
 def get(ref: Ref) -> Any:
     """Return a ref's value, from the store that it belongs to. Tasks that use an array at the same time
     share its pin."""
-    live = _live.get(ref)
-    if live is not None:
-        return live.view()  # each may set the shape of its own
+    live = _live.get(ref.serial)
+    # Other stores have the same numbers.
+    if live is not None and (live.ref is ref or live.ref == ref):
+        array = live()
+        if array is not None:
+            return array.view()  # each may set the shape of its own
     value = _get(ref)
     if type(value) is np.ndarray:
-        _live[ref] = value
+        live = _Live(value, _gone)
+        live.ref = ref
+        _live[ref.serial] = live
         return value.view()
     return value
 

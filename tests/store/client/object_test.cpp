@@ -69,6 +69,9 @@ TEST_SUITE("object in parts") {
     must(client.put("a", payload(10, "a", 1)));
     CHECK(outcome(must(client.get("o")).group()) == "type_mismatch");
     CHECK(outcome(must(client.get("o")).type()) == "type_mismatch");
+    CHECK(why(must(client.get("o")).type()).find("an object in parts") != std::string::npos);
+    CHECK(why(must(client.get_private("o")).type()).find("an object in parts") !=
+          std::string::npos);
     CHECK(outcome(must(client.get("a")).object()) == "type_mismatch");
     CHECK(outcome(View().object()) == "bad_state");
   }
