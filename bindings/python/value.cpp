@@ -173,7 +173,8 @@ bool is_of(const char* module, const char* name, PyObject* object) {
 // An array of plain elements, or bytes: what is a segment as it lies in memory.
 bool is_plain(PyObject* object) {
   if (PyArray_Check(object))
-    return (PyArray_CheckExact(object) || is_of("numpy", "memmap", object)) &&
+    return (PyArray_CheckExact(object) || is_of("numpy", "memmap", object) ||
+            is_of("forebay._shared", "SharedArray", object)) &&
            is_storable(PyArray_DESCR(reinterpret_cast<PyArrayObject*>(object)));
   if (PyBytes_CheckExact(object) || PyByteArray_CheckExact(object) || PyMemoryView_Check(object))
     return true;

@@ -112,8 +112,9 @@ Result<void> Core::begin_scope(std::string_view prefix) {
   wire::ScopeRequest request;
   request.verb = static_cast<std::uint8_t>(wire::ScopeVerb::begin);
   request.prefix = prefix;
-  auto answer =
-      this->request<wire::ScopeReply>(request, deadline(), [&] { request.repeated = 1; });
+  // This very request may be what makes the connection, and then the scope was said with that.
+  request.repeated = 1;
+  auto answer = this->request<wire::ScopeReply>(request, deadline());
   if (answer) return {};
   {
     const std::lock_guard lock(state_mutex_);
@@ -128,18 +129,27 @@ Result<void> Core::begin_scope(std::string_view prefix) {
 Result<std::uint64_t> Core::end_scope(std::string_view prefix) {
   if (auto checked = check_id(prefix); !checked) return fail(std::move(checked.error()));
   wire::ScopeRequest request;
+  const Deadline until = deadline();
+  // Once the end is known here, every new connection is told of it: what is asked over a later one than
+  // this is a repetition.
+  const auto connection = connected(until);
   {
     const std::lock_guard lock(state_mutex_);
     const auto found = scopes_.find(prefix);
     if (closed()) return fail(Errc::bad_state, "the client is closed");
     if (found == scopes_.end())
       return fail(Errc::bad_state, "the scope " + shown(prefix) + " was not begun by this client");
-    request.repeated = std::exchange(found->second, true) ? 1 : 0;
+    if (std::exchange(found->second, true)) request.repeated = 1;
   }
   request.verb = static_cast<std::uint8_t>(wire::ScopeVerb::end);
   request.prefix = prefix;
-  auto answer =
-      this->request<wire::ScopeReply>(request, deadline(), [&] { request.repeated = 1; });
+  auto answer = [&]() -> Result<Answer<wire::ScopeReply>> {
+    if (!connection) return fail(connection.error());
+    auto first = (*connection)->call<wire::ScopeReply>(request, until);
+    if (first || !first.error().is(Errc::disconnected)) return first;
+    request.repeated = 1;
+    return this->request<wire::ScopeReply>(request, until);
+  }();
   // Without an answer it stays known: it may be ended again, and a daemon that comes back is told.
   const bool open = !answer && (answer.error().is(Errc::timed_out) ||
                                 answer.error().is(Errc::disconnected));

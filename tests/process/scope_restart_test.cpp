@@ -77,6 +77,25 @@ TEST_SUITE("scope_restart") {
     CHECK(adds_up(client) == "");
   }
 
+  TEST_CASE("the request that finds the daemon come back may be the one to begin or end a scope") {
+    DaemonProcess daemon;
+    Client client = daemon.connect();
+    daemon.kill();
+    daemon.start();
+    must(client.begin_scope("one/"));
+    put(client, "one/a");
+    daemon.kill();
+    daemon.start();
+    CHECK(outcome(client.end_scope("one/")) == "ok");
+    CHECK_FALSE(must(client.contains("one/a")));
+    ChildProcess child([&](Moments&) {
+      must(client.begin_scope("child/"));
+      must(client.end_scope("child/"));
+    });
+    CHECK(child.join() == 0);
+    CHECK(Status(client)["scopes"] == 0);
+  }
+
   TEST_CASE("a process that ends while no daemon runs has ended its scopes") {
     DaemonProcess daemon;
     ChildProcess owner([&](Moments& moments) { own(daemon, moments); });

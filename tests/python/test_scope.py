@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -351,3 +353,26 @@ def test_pins_of_nothing_are_left(store):
         assert pins(store, scope.id("a")) == 1
         del array
         assert pins(store, scope.id("a")) == 0
+
+
+def test_a_forked_child_that_leaves_the_block_ends_nothing(daemon):
+    script = """
+import os, forebay
+with forebay.scope() as scope:
+    scope.put("a", [1])
+    pid = os.fork()
+    if pid != 0:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        print(scope.get("a"))
+if pid == 0:
+    os._exit(0)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "FOREBAY_SOCKET": daemon.socket},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.stdout == "[1]\n", ran.stderr

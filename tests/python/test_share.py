@@ -8,6 +8,8 @@ import gc
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -481,3 +483,34 @@ class TestProcesses:
 
 def share_and_end():
     forebay.share(np.ones(LARGE))
+
+
+def test_a_forked_child_shares_on_whatever_the_parent_was_doing(daemon):
+    """Other threads of the parent share all the time; their locks are not the child's."""
+    script = """
+import os, sys, threading, numpy as np, forebay
+from forebay import _scope, _shared, _stores
+locks = [_stores._lock, _scope._lock, _shared._marks._lock]
+held, done = threading.Event(), threading.Event()
+def hold():
+    for lock in locks: lock.acquire()
+    held.set(); done.wait()
+forebay.share(np.arange(3.0))
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+pid = os.fork()
+if pid == 0:
+    shared = forebay.share(np.arange(5.0))
+    os._exit(0 if shared.sum() == 10 else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+done.set()
+"""
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "FOREBAY_SOCKET": daemon.socket},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.stdout == "0\n", ran.stderr

@@ -9,6 +9,11 @@ from typing import Literal
 from forebay.errors import BadArgument
 
 
+def _check_id(flag: str, id: object) -> None:
+    if id is not None and not isinstance(id, str):
+        raise BadArgument(f"{flag}: an id is a str, not {id!r}")
+
+
 @dataclasses.dataclass(frozen=True)
 class In:
     """Leave the argument alone."""
@@ -40,6 +45,7 @@ class ReadOnly:
         *,
         writable: Literal[False, "copy"] = False,
     ) -> ReadOnly:
+        _check_id("RRO", id)
         if writable not in (False, "copy"):
             raise BadArgument(f"RRO: writable is False or 'copy', not {writable!r}")
         if version < 1:
@@ -74,6 +80,7 @@ class Keep:
     version: int | None = None
 
     def __call__(self, id: str | None = None, version: int | None = None) -> Keep:
+        _check_id("KEEP", id)
         if id is None and version is not None:
             raise BadArgument("KEEP: a version without an id: say which segment it is one of")
         return Keep(id, version)

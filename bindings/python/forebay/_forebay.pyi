@@ -14,8 +14,10 @@ from forebay._subscription import Subscription
 _T = TypeVar("_T")
 _Id = str | bytes
 _Array = npt.NDArray[Any] | bytes | bytearray | memoryview
-_ToPut = _Array | Mapping[str, _Array]
-# An array, but of a group types.MappingProxyType[str, ndarray], and of a manifest a tuple of values.
+# Any object: see docs/objects.md.
+_ToPut = Any
+# An array, but of a group types.MappingProxyType[str, ndarray], of a manifest a tuple of values, and of
+# any other object what it was.
 _Value = npt.NDArray[Any] | Any
 _Keep = int | Literal["all"]
 

@@ -114,7 +114,8 @@ class _Parts:
             )
         if not is_plain(array.dtype):
             return NotImplemented
-        if kind is np.ndarray or kind is np.memmap:
+        # A shared array's own pickle is its handle: here it is the elements that are wanted.
+        if kind is np.ndarray or kind is np.memmap or kind.__dict__.get("is_handle_of_segment"):
             return _array, (self._buffer_of(array), array.dtype, array.shape, _order_of(array))
         if not _reduces_as_ndarray(kind):
             return NotImplemented  # it knows itself what it is made of
@@ -296,9 +297,17 @@ def _reduce_table(value: Any) -> Any:
     import pyarrow  # type: ignore[import-untyped]
 
     kind = type(value)
-    path = _from_arrow_of(kind)
+    path = _from_arrow_of(kind) or ""
     module = kind.__module__ if hasattr(kind, "from_arrow") else _root_of(kind)
-    return _table, (module, path, pyarrow.table(value))
+    try:
+        table = pyarrow.table(value)
+        again = _table(module, path, table)
+    except Exception:  # noqa: BLE001 - no table, or one that Arrow has no words for: as it pickles
+        return NotImplemented
+    # Both directions share the data; what would come back as something else goes by its own pickle.
+    if type(again) is not kind or getattr(again, "schema", None) != getattr(value, "schema", None):
+        return NotImplemented
+    return _table, (module, path, table)
 
 
 def _table(module: str, path: str, table: Any) -> Any:

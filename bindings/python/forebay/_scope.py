@@ -34,6 +34,7 @@ class Scope:
         self._counter = itertools.count(1)
         self._ending = threading.Lock()
         self._ended = False
+        self._pid = os.getpid()
         store._begin_scope(self.prefix)  # noqa: SLF001
 
     def id(self, name: str) -> str:
@@ -74,6 +75,8 @@ class Scope:
 
         Again, it removes nothing.
         """
+        if self._pid != os.getpid():
+            return 0  # a forked child leaves its parent's scope
         with self._ending:
             if self._ended:
                 return 0
@@ -101,22 +104,29 @@ def scope(store: Store | None = None) -> Iterator[Scope]:
     """
     made = Scope(store if store is not None else _stores.default())
     token = _current.set(made)
+    _open.append(made)
     try:
         yield made
     finally:
+        _open.remove(made)
         _current.reset(token)
         made.end()
 
 
+# Of all threads, the newest last.
+_open: list[Scope] = []
 _lock = threading.Lock()
 _of_process: Scope | None = None
 _of_pid = 0
 
 
 def current(store: Store | None = None) -> Scope:
-    """The innermost scope of the caller; if there is none, one that ends with this process."""
+    """The innermost scope of the caller; if its thread has none, the newest of the process; and if there
+    is none at all, one that ends with this process."""
     global _of_process, _of_pid
     scope = _current.get()
+    if scope is None and _open:
+        scope = _open[-1]  # of another thread, which started this one, most likely
     if scope is not None and (store is None or scope.store is store):
         return scope
     store = store if store is not None else _stores.default()
@@ -126,6 +136,14 @@ def current(store: Store | None = None) -> Scope:
             _of_process = Scope(store)
             _of_pid = os.getpid()
         return _of_process
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def prefix_of(id: str | bytes) -> str | None:

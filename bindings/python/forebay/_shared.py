@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from typing import Any
@@ -20,8 +21,11 @@ class SharedArray(np.ndarray):
     """A read-only array over a segment, which pickles as a handle, by itself, anywhere.
 
     Slices and transposes do so, too; what is computed from it is an ordinary array. Where it is
-    unpickled, it is an ordinary read-only array over the same memory.
+    unpickled, it is an ordinary read-only array over the same memory. A store that it is put into gets
+    its elements.
     """
+
+    is_handle_of_segment = True
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced = reduce_to_handle(self)
@@ -80,9 +84,9 @@ def share(
     """Return the array as one that pickles as a handle of about a hundred bytes.
 
     What `array` holds is copied into the store, once as long as it lives (unless it is there
-    already); the result is a read-only view of that copy, which stays in memory while the result, or
-    any array made of the handle, lives. Afterwards it may be dropped when room is wanted, and it is
-    removed when the current `scope` ends, or this process.
+    already); the result is a read-only view of that copy, which stays in memory while `array`, the
+    result, or any array made of the handle lives. Afterwards it may be dropped when room is wanted, and
+    it is removed when the current `scope` ends, or this process.
 
     With `id`, it is an ordinary segment with that name, which stays until it is removed; a `version`
     that is there with equal bytes is fine. `store`: where; None means what `connect()` finds. Raises
@@ -224,6 +228,13 @@ class _Marks:
 
 
 _marks = _Marks()
+
+
+def _after_fork() -> None:
+    _marks._lock = threading.RLock()  # noqa: SLF001 - another thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _fingerprint(array: np.ndarray) -> int:

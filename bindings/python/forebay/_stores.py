@@ -4,6 +4,7 @@ that a handle belongs to."""
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from typing import Any
@@ -36,6 +37,14 @@ def _gone(live: _Live) -> None:
     serial = live.ref.serial
     if _live.get(serial) is live:
         del _live[serial]
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def connect(
@@ -91,6 +100,10 @@ def get(ref: Ref) -> Any:
             return array.view()  # each may set the shape of its own
     value = _get(ref)
     if type(value) is np.ndarray:
+        # Another thread may have been quicker: then its pin will do.
+        live = _live.get(ref.serial)
+        if live is not None and live.ref == ref and (array := live()) is not None:
+            return array.view()
         live = _Live(value, _gone)
         live.ref = ref
         _live[ref.serial] = live

@@ -23,7 +23,7 @@ _Flag = In | ReadOnly | InOut
 
 
 def task(
-    function: Callable[..., Any] | None = None, *, returns: Keep | In = IN, **flags: _Flag
+    function: Callable[..., Any] | None = None, /, *, returns: Keep | In = IN, **flags: _Flag
 ) -> Any:
     """Say which arguments of a function are shared with other processes of this node.
 
@@ -49,6 +49,8 @@ def task(
     """
     if function is None:
         return lambda function: task(function, returns=returns, **flags)
+    if not callable(function) and not isinstance(function, (staticmethod, classmethod)):
+        raise BadArgument(f"forebay.task decorates functions, not {function!r}; flags go by name")
     if isinstance(function, (staticmethod, classmethod)):
         raise BadArgument("put forebay.task below @staticmethod or @classmethod, not above")
     return _Task(function, flags, returns).decorated()
