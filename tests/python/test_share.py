@@ -300,22 +300,22 @@ class TestOnce:
         assert len(set(addresses)) == 1
         assert segments(store) == 1
 
-    def test_it_stays_while_it_or_what_was_made_of_its_handle_lives(self, store):
-        shared = forebay.share(np.zeros(LARGE))
-        [info] = store.list()
-        back = pickle.loads(pickle.dumps(shared))
-        del shared
-        gc.collect()
-        for i in range(12):
-            store.put(f"filler {i}", np.ones(1_000_000), evictable=True)
-        store.put("large", np.ones(12_000_000), evictable=True)
-        assert back.sum() == 0
-        assert store.contains(info.id)
-        del back
-        gc.collect()
-        assert eventually(lambda: pins(store, info.id) == 0)
-        store.put("huge", np.ones(16_000_000), evictable=True)
-        assert not store.contains(info.id)
+    def test_it_stays_while_it_or_what_was_made_of_its_handle_lives(self, daemon):
+        with daemon.connect() as store:
+            shared = forebay.share(np.zeros(LARGE), store=store)
+            [info] = store.list()
+            back = pickle.loads(pickle.dumps(shared))
+            del shared
+            gc.collect()
+            for _ in range(3):
+                store.put("large", np.ones(14_000_000), evictable=True, keep=1)
+            assert back.sum() == 0
+            assert store.contains(info.id)
+            del back
+            gc.collect()
+            assert eventually(lambda: pins(store, info.id) == 0)
+            store.put("huge", np.ones(16_000_000), evictable=True)
+            assert not store.contains(info.id)
 
     def test_what_was_removed_is_put_anew(self, store):
         original = np.arange(float(LARGE))
