@@ -88,6 +88,11 @@ def look_at_parts(parts):
     return [in_a_segment(a) for a in arrays], [float(a.sum()) for a in arrays]
 
 
+@forebay.task(a=RRO)
+def describe(a):
+    return (type(a), a.dtype, a.shape), a.tolist()
+
+
 @forebay.task(points=RRO, returns=KEEP)
 def double(points):
     return np.asarray(points) * 2
@@ -162,6 +167,33 @@ class TestSharingExecutor:
             executor.submit(double, points).result(5)
             assert max(loopback.weighed.sizes) < SMALL
             assert points.flags.writeable
+
+    @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda: np.ma.masked_less(np.arange(10.0), 5),
+            lambda: np.matrix([[1.0, 2.0]]),
+            lambda: np.array([1, 2.5, 3], object),
+            lambda: np.zeros(0),
+            lambda: np.array(5.0),
+            lambda: np.asfortranarray(np.arange(12.0).reshape(3, 4)),
+            lambda: np.arange(1000.0)[::-7],
+            lambda: np.broadcast_to(2.0, (10, 10)),
+            lambda: np.frombuffer(b"12345678"),
+        ],
+        ids="masked matrix objects empty point Fortran strided broadcast frozen".split(),
+    )
+    def test_arrays_of_any_kind_keep_what_they_are_or_are_refused(self, make):
+        original = make()
+        with forebay.scope(), forebay.SharingExecutor(Loopback()) as executor:
+            try:
+                kind, numbers = executor.submit(describe, original).result(5)
+            except forebay.Unstorable as error:
+                assert type(original).__name__ in str(error)  # noqa: PT017
+            else:
+                assert kind == (type(original), original.dtype, original.shape)
+                assert numbers == original.tolist()
 
     def test_collections(self, pool, points):
         with forebay.scope(), forebay.SharingExecutor(pool) as executor:
@@ -385,6 +417,24 @@ class TestJoblib:
         joblib.dump(view, path)
         assert np.array_equal(joblib.load(path), points)
         assert path.stat().st_size > view.nbytes
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_estimators_of_sklearn_take_shared_arrays(joblib, store, tmp_path):
+    pytest.importorskip("sklearn")
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import cross_val_score
+
+    random = np.random.default_rng(1)
+    points = random.random((40_000, 5))
+    values = points @ np.arange(5.0)
+    with forebay.scope():
+        shared = forebay.share(points)
+        forebay.install()
+        with joblib.parallel_config("loky", n_jobs=2, temp_folder=str(tmp_path)):
+            scores = cross_val_score(Ridge(1e-6), shared, forebay.share(values), cv=3)
+        assert (scores > 0.99).all()
+        assert not [f for f in tmp_path.rglob("*") if f.is_file()]
 
 
 @pytest.fixture(scope="module")

@@ -83,6 +83,13 @@ class TestInside:
             assert np.array_equal(pickle.loads(pickle.dumps(second)), original)
         assert np.array_equal(first, second)
 
+    def test_what_threads_share_meanwhile_goes_too(self, store):
+        with forebay.scope() as scope:
+            thread = threading.Thread(target=lambda: forebay.share(np.zeros(LARGE)))
+            thread.start()
+            thread.join(30)
+            assert [i.startswith(scope.prefix) for i in ids(store)] == [True]
+
     def test_a_named_segment_stays(self, store):
         with forebay.scope():
             forebay.share(np.zeros(1000), "named", 1)

@@ -302,22 +302,22 @@ class TestOnce:
         assert len(set(addresses)) == 1
         assert segments(store) == 1
 
-    def test_it_stays_while_it_or_what_was_made_of_its_handle_lives(self, store):
-        shared = forebay.share(np.zeros(LARGE))
-        [info] = store.list()
-        back = pickle.loads(pickle.dumps(shared))
-        del shared
-        gc.collect()
-        for i in range(12):
-            store.put(f"filler {i}", np.ones(1_000_000), evictable=True)
-        store.put("large", np.ones(12_000_000), evictable=True)
-        assert back.sum() == 0
-        assert store.contains(info.id)
-        del back
-        gc.collect()
-        assert eventually(lambda: pins(store, info.id) == 0)
-        store.put("huge", np.ones(16_000_000), evictable=True)
-        assert not store.contains(info.id)
+    def test_it_stays_while_it_or_what_was_made_of_its_handle_lives(self, daemon):
+        with daemon.connect() as store:
+            shared = forebay.share(np.zeros(LARGE), store=store)
+            [info] = store.list()
+            back = pickle.loads(pickle.dumps(shared))
+            del shared
+            gc.collect()
+            for _ in range(3):
+                store.put("large", np.ones(14_000_000), evictable=True, keep=1)
+            assert back.sum() == 0
+            assert store.contains(info.id)
+            del back
+            gc.collect()
+            assert eventually(lambda: pins(store, info.id) == 0)
+            store.put("huge", np.ones(16_000_000), evictable=True)
+            assert not store.contains(info.id)
 
     def test_what_was_removed_is_put_anew(self, store):
         original = np.arange(float(LARGE))
@@ -328,11 +328,52 @@ class TestOnce:
         assert pickle.loads(pickle.dumps(again)).sum() == original.sum()
 
 
+class TestInObjects:
+    @pytest.mark.parametrize(
+        "wrap",
+        [
+            lambda a: a,
+            lambda a: [a],
+            lambda a: [a[::2], 5],
+            lambda a: {"x": a, "y": a[5:]},
+            lambda a: {"x": a, "n": 5},
+            lambda a: np.array([a, None], object),
+        ],
+        ids=["alone", "list", "slice", "group", "dict", "array of objects"],
+    )
+    def test_what_is_put_is_the_numbers_and_not_the_handle(self, store, wrap):
+        shared = forebay.share(np.arange(float(LARGE)))
+        store.put("a", wrap(shared))
+        store.put_many({"b": wrap(shared)})
+        [info] = store.list("scope/")
+        store.remove(info.id)
+        for name in "ab":
+            value, expected = store.get(name), wrap(np.arange(float(LARGE)))
+            if isinstance(expected, dict):
+                value, expected = value["x"], expected["x"]
+            elif not isinstance(value, np.ndarray) or value.dtype == object:
+                value, expected = value[0], expected[0]
+            assert type(value) is np.ndarray
+            assert np.array_equal(value, expected)
+            assert in_a_segment(value)
+
+    def test_frames_of_it_are_stored_and_pickled_with_their_numbers(self, store):
+        pd = pytest.importorskip("pandas")
+        shared = forebay.share(np.arange(float(LARGE)).reshape(-1, 2))
+        frame = pd.DataFrame(shared, columns=["x", "y"], copy=False)
+        back = pickle.loads(pickle.dumps(frame))
+        pd.testing.assert_frame_equal(back, frame)
+        store.put("f", frame)
+        [info] = store.list("scope/")
+        store.remove(info.id)
+        assert store.get("f")["y"].sum() == frame["y"].sum()
+
+
 class TestNamed:
     def test_it_is_an_ordinary_segment(self, store):
         original = np.arange(float(LARGE))
         shared = forebay.share(original, "points", 3)
-        assert store.get("points", version=3).ctypes.data == shared.ctypes.data
+        assert in_a_segment(shared)
         assert np.array_equal(store.get("points", version=3), original)
         assert not store.stat("points").info.evictable
         assert len(pickle.dumps(shared)) < HANDLE

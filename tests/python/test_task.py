@@ -118,6 +118,46 @@ class TestRro:
         assert total(ref) == numbers.sum() + 5
 
 
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+class TestSubclasses:
+    """They keep their state, or are refused by name; with and without a way to travel."""
+
+    @pytest.mark.parametrize("flag", [RRO, RRO("named", 1), RRO(writable="copy"), INOUT])
+    def test_masked_arrays_keep_their_mask(self, flag):
+        @forebay.task(a=flag)
+        def look(a):
+            return float(a.sum()), type(a)
+
+        masked = np.ma.masked_less(np.arange(10.0), 5)
+        try:
+            assert look(masked) == (35, np.ma.MaskedArray)
+        except (forebay.Unstorable, forebay.TypeMismatch) as error:
+            assert "MaskedArray" in str(error)  # noqa: PT017
+
+    @pytest.mark.parametrize("flag", [RRO, RRO("named", 1), RRO(writable="copy"), INOUT])
+    def test_matrices_multiply_as_matrices(self, flag):
+        @forebay.task(a=flag)
+        def look(a):
+            return (a * a).tolist()
+
+        matrix = np.matrix([[1.0, 2.0], [3.0, 4.0]])
+        try:
+            assert look(matrix) == [[7, 10], [15, 22]]
+        except (forebay.Unstorable, forebay.TypeMismatch) as error:
+            assert "matrix" in str(error)  # noqa: PT017
+
+    @pytest.mark.parametrize("flag", [RRO, RRO("named", 1), RRO(writable="copy")])
+    def test_arrays_of_objects_are_seen_as_they_are_or_refused(self, flag):
+        @forebay.task(a=flag)
+        def look(a):
+            return a.tolist()
+
+        try:
+            assert look(np.array([1, "a", None], object)) == [1, "a", None]
+        except forebay.Unstorable as error:
+            assert "object" in str(error)  # noqa: PT017
+
+
 class TestNamedRro:
     def test_whoever_comes_first_puts_it_and_everybody_sees_that_one(self, store, numbers):
         @forebay.task(a=RRO("points", 3))
@@ -329,6 +369,56 @@ class TestInout:
         assert store.get_many(["a", "b"])[0].sum() == 0
         assert len(list(store.list())) == 2
 
+    def test_the_same_handle_twice_does_not_hang(self, store):
+        @forebay.task(a=INOUT, b=INOUT)
+        def both(a, b):
+            a += 1
+            b += 1
+
+        ref = store.put("a", np.zeros(LARGE))
+        try:
+            both(ref, ref)
+        except (forebay.Conflict, forebay.Exists, forebay.BadArgument):
+            assert store.get(ref).sum() == 0
+        else:
+            assert store.get("a").sum() == 2 * LARGE
+
+    def test_a_reader_of_the_same_handle_sees_the_former_version(self, store):
+        @forebay.task(a=RRO, b=INOUT)
+        def work(a, b):
+            b += 1
+            return float(a.sum())
+
+        assert work(store.put("a", np.zeros(LARGE)), store.put("a", np.ones(LARGE))) == 0
+        ref = store.put("b", np.zeros(LARGE))
+        assert work(ref, ref) == 0
+        assert store.get("b").sum() == LARGE
+
+    def test_a_view_of_a_part_of_a_segment(self, store):
+        @forebay.task(a=INOUT)
+        def increment(a):
+            assert a.shape == (10,)
+            a += 1
+
+        store.put("a", np.zeros(LARGE))
+        try:
+            increment(store.get("a")[5:15])
+        except forebay.ForebayError:
+            assert len(list(store.list("a"))) == 1
+        else:
+            assert store.get("a").sum() == 10
+            assert store.get("a").shape == (LARGE,)
+
+    def test_a_member_of_an_object(self, store):
+        @forebay.task(a=INOUT)
+        def increment(a):
+            a += 1
+
+        store.put("o", [np.zeros(LARGE), 5])
+        with pytest.raises(forebay.TypeMismatch):
+            increment(store.get("o")[0])
+        assert store.get("o")[0].sum() == 0
+
     def test_views_of_the_argument_that_outlive_the_task(self, store):
         kept = []
 
@@ -445,6 +535,45 @@ class TestKeep:
         assert np.array_equal(np.asarray(result), numbers[10:])
         assert len(list(store.list())) == 1
         assert len(pickle.dumps(result)) < HANDLE
+
+    def test_several_results_under_one_name_are_all_there(self):
+        @forebay.task(returns=KEEP("pair", 1))
+        def make():
+            return np.zeros(1000), np.ones(1000)
+
+        try:
+            first, second = make()
+        except forebay.ForebayError as error:
+            assert "pair" in str(error)  # noqa: PT017
+        else:
+            assert first.sum() == 0
+            assert second.sum() == 1000
+            first, second = make()
+            assert second.sum() == 1000
+
+    def test_objects_in_a_list_and_numbers_of_numpy(self, store):
+        @forebay.task(returns=KEEP)
+        def make():
+            return [Model(np.ones(LARGE)), np.float64(2.5), np.array(3.5), np.ones(LARGE)]
+
+        with forebay.scope():
+            model, number, point, array = make()
+            assert isinstance(model, forebay.Ref)
+            assert store.get(model).weights.sum() == LARGE
+            assert type(number) is np.float64
+            assert float(point) == 3.5
+            assert in_a_segment(array)
+
+    def test_an_array_of_objects(self, store):
+        @forebay.task(returns=KEEP)
+        def make():
+            return np.array([1, "a", None], object)
+
+        with forebay.scope():
+            result = make()
+            result = store.get(result) if isinstance(result, forebay.Ref) else result
+            assert result.tolist() == [1, "a", None]
+            assert len(list(store.list())) == 1
 
     def test_a_result_that_cannot_be_stored_is_refused_by_name(self):
         @forebay.task(returns=KEEP)
@@ -667,6 +796,41 @@ class TestItRemainsAFunction:
 
         back = pickle.loads(cloudpickle.dumps(local))
         assert back(store.put("x", numbers)) == numbers.sum()
+
+    def test_parameters_of_any_name_and_kind(self, store, numbers):
+        ref = store.put("x", numbers)
+
+        @forebay.task(a=RRO, b=RRO)
+        def positional(a, /, *, b):
+            return a.sum() + b.sum()
+
+        assert positional(ref, b=ref) == 2 * numbers.sum()
+        with pytest.raises(TypeError):
+            positional(a=ref, b=ref)
+
+        @forebay.task(self=RRO, args=RRO, kwargs=RRO)
+        def odder(self, args, kwargs):
+            return self.sum() + args.sum() + kwargs.sum()
+
+        assert odder(ref, args=ref, kwargs=ref) == 3 * numbers.sum()
+
+    def test_a_parameter_called_function(self, store, numbers):
+        @forebay.task(function=RRO)
+        def total(function):
+            return function.sum()
+
+        assert total(store.put("x", numbers)) == numbers.sum()
+
+    def test_partials_callables_and_ufuncs(self, store, numbers):
+        ref = store.put("x", numbers)
+        partial = forebay.task(b=RRO)(functools.partial(lambda a, b: a * b.sum(), 2))
+        assert partial(ref) == 2 * numbers.sum()
+
+        class Callable:
+            def __call__(self, b):
+                return b.sum()
+
+        assert forebay.task(b=RRO)(Callable())(ref) == numbers.sum()
 
     def test_recursion_and_tasks_that_call_tasks(self, store, numbers):
         @forebay.task(a=RRO)
