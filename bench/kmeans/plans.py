@@ -19,8 +19,8 @@ from paper.options import MEMORY_WORKERS
 
 KIB, MIB = 2**10, 2**20
 SIZES = [64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB]
-# The paper's tables, with points scaled so that a step takes milliseconds: its case of reference, 128 MiB
-# a fragment, is 4 MiB here.
+# The paper's tables, with points scaled so that a step takes milliseconds: its case of reference,
+# 128 MiB a fragment, is 4 MiB here.
 VARIED = {
     "k": [1, 2, 3, 4, 5],
     "d": [8, 16, 32, 64, 96, 128],
@@ -42,7 +42,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epsilon", type=positive, default=1e-9)
     parser.add_argument("--sizes", type=listed(size), help="of a fragment, of the sweep over sizes")
     parser.add_argument("--vary", type=one_of(("size", *VARIED)), default="size",
-                        help="what differs from line to line: size (default), k, d or iterations")  # fmt: skip
+                        help="what differs from line to line: size (default), k, d or "
+                             "iterations")  # fmt: skip
 
 
 def benchmark(options: argparse.Namespace) -> Benchmark:
@@ -219,8 +220,9 @@ def lloyd_centres(
     for centre in range(len(centres)):
         count = sum(int((its == centre).sum()) for its in labels)
         if count:
-            new[centre] = sum(fragment[its == centre].sum(axis=0)
-                              for fragment, its in zip(fragments, labels, strict=True)) / count  # fmt: skip
+            total = sum(fragment[its == centre].sum(axis=0)
+                        for fragment, its in zip(fragments, labels, strict=True))  # fmt: skip
+            new[centre] = total / count
     return new
 
 

@@ -2,8 +2,9 @@
 """The arms: how an array that the master has reaches the tasks that read it.
 
 An arm publishes an array in the master and gets a handle, a small value that is pickled into the
-task; `opened`, in the worker, gives the array. Everything else of a run is the same in all arms. Handles keep what they need for longer than one task in module variables, which are the
-worker's own: nothing of them is pickled.
+task; `opened`, in the worker, gives the array. Everything else of a run is the same in all arms.
+Handles keep what they need for longer than one task in module variables, which are the worker's own:
+nothing of them is pickled.
 """
 
 from __future__ import annotations

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def daemon(programs: pathlib.Path, folder: pathlib.Path, capacity_bytes: int) -> Iterator[tuple[str, int]]:
+def daemon(
+    programs: pathlib.Path, folder: pathlib.Path, capacity_bytes: int
+) -> Iterator[tuple[str, int]]:
     """Yields its socket and its process id."""
     socket = str(folder / "forebay.sock")
     try:

@@ -297,7 +297,8 @@ def _places(options: argparse.Namespace, most_bytes: int) -> Iterator[tuple[Plac
         raise SystemExit(f"bench: {SHARED_MEMORY} needs {report.size(needed)} free")
     with tempfile.TemporaryDirectory(prefix="bench-", dir=disk) as on_disk, \
          tempfile.TemporaryDirectory(prefix="bench-", dir=SHARED_MEMORY) as in_memory, \
-         daemon.daemon(options.programs, pathlib.Path(in_memory), capacity) as (socket, pid):  # fmt: skip
+         daemon.daemon(options.programs, pathlib.Path(in_memory), capacity) as running:  # fmt: skip
+        socket, pid = running
         os.environ["FOREBAY_SOCKET"] = socket  # for the workers
         yield Places(pathlib.Path(on_disk), pathlib.Path(in_memory), socket), pid
 

@@ -51,8 +51,8 @@ def milliseconds(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def of_ratio(spread: Spread) -> str:
-    return f"{spread.median:.2f} ({spread.least:.2f} to {spread.most:.2f})"
+def of_ratio(spread: Spread, digits: int = 2) -> str:
+    return f"{spread.median:.{digits}f} ({spread.least:.2f} to {spread.most:.2f})"
 
 
 def groups(cases: list[Case]) -> Iterator[list[Case]]:
@@ -142,7 +142,7 @@ def _show_verdicts(console: Console, cases: list[Case], memory: list[MemoryRow])
         for verdict in verdicts(case):
             sign = "<" if verdict.limit == 1 else "≤"
             rows.append([f"{case.executor}, {label(case)}", f"{verdict.arm}/{verdict.to}",
-                         f"{sign} {verdict.limit:g}", of_ratio(verdict.ratio),
+                         f"{sign} {verdict.limit:g}", of_ratio(verdict.ratio, digits=3),
                          "met" if verdict.met else "missed"])  # fmt: skip
     for row in memory:
         if row.arm in ("B5", "B6"):
