@@ -162,6 +162,8 @@ class FOREBAY_API Client {
  public:
   // Fails with disconnected (at once if nobody listens there), timed_out, layout_mismatch, denied.
   static Result<Client> connect(const ConnectOptions& options = {});
+  // Where connect without an address connects to.
+  static Result<std::string> default_address();
   Client(Client&&) noexcept;
   Client& operator=(Client&&) noexcept;
   ~Client();  // as close()
@@ -176,9 +178,10 @@ class FOREBAY_API Client {
                   const PutOptions& options = {});
 
   // The same with bytes that `fill` writes, once, into memory that is the library's own: what is
-  // written after it has returned is lost. `fill` must not throw.
+  // written after it has returned is lost. `fill` must not throw; when it returns false, nothing is put,
+  // and put fails with bad_argument.
   Result<Ref> put(std::string_view id, std::uint64_t size_bytes,
-                  const std::function<void(std::span<std::byte>)>& fill,
+                  const std::function<bool(std::span<std::byte>)>& fill,
                   const PutOptions& options = {});
 
   // Several named arrays as one segment, with one pin: View::group takes it apart. Fails as put does,

@@ -16,7 +16,8 @@ namespace forebay {
 struct ObjectPart {
   std::span<const std::byte> bytes;
   std::uint64_t size_bytes = 0;                        // with `fill` only
-  std::function<void(std::span<std::byte>)> fill = {};  // writes all of its target; must not throw
+  // Writes all of its target; false: it could not, and nothing is put. Must not throw.
+  std::function<bool(std::span<std::byte>)> fill = {};
 
   std::uint64_t size() const { return fill ? size_bytes : bytes.size(); }
 };

@@ -8,6 +8,7 @@
 #include "pin.h"
 #include "ref.h"
 #include "store/id.h"
+#include "store/shm/bytes_hash.h"
 
 namespace forebay::python {
 namespace {
@@ -25,9 +26,12 @@ const View* view_behind(PyObject* object) {
     } else if (Py_TYPE(object) == pin_type()) {
       return &reinterpret_cast<PinObject*>(object)->view;
     } else if (std::string_view(Py_TYPE(object)->tp_name) == "DummyArray") {
-      // What NumPy's as_strided and sliding_window_view put in between; it holds its base.
-      object = PyObject_GetAttrString(object, "base");
-      Py_XDECREF(object);
+      // What NumPy's as_strided and sliding_window_view put in between: an attribute holds its base.
+      PyObject* const attributes = PyObject_GetAttrString(object, "__dict__");
+      object = attributes == nullptr || !PyDict_Check(attributes)
+                   ? nullptr
+                   : PyDict_GetItemString(attributes, "base");
+      Py_XDECREF(attributes);
     } else {
       return sealed_draft(object);
     }
@@ -36,16 +40,20 @@ const View* view_behind(PyObject* object) {
   return nullptr;
 }
 
-// Where the elements begin and end, relative to the array's first one; strides may be negative.
-struct Extent {
-  npy_intp low = 0;
+// Whether all elements lie in `size` bytes when the first one is `offset` bytes into them. Strides may be
+// negative, and all of it may have been made up.
+bool fits(npy_intp offset, const npy_intp* dims, const npy_intp* strides, int ndim, npy_intp item,
+          std::size_t size) {
+  npy_intp low = offset;
   npy_intp high = 0;
-};
-Extent extent_of(const npy_intp* dims, const npy_intp* strides, int ndim, npy_intp item) {
-  Extent extent{0, item};
-  for (int i = 0; i < ndim; ++i)
-    (strides[i] < 0 ? extent.low : extent.high) += (dims[i] - 1) * strides[i];
-  return extent;
+  if (offset < 0 || __builtin_add_overflow(offset, item, &high)) return false;
+  for (int i = 0; i < ndim; ++i) {
+    npy_intp reach = 0;
+    if (dims[i] < 1 || __builtin_mul_overflow(dims[i] - 1, strides[i], &reach)) return false;
+    npy_intp& end = strides[i] < 0 ? low : high;
+    if (__builtin_add_overflow(end, reach, &end)) return false;
+  }
+  return low >= 0 && high >= 0 && static_cast<std::size_t>(high) <= size;
 }
 
 // (ref,) for a whole segment as it was put, else (ref, dtype, offset, shape, strides or None for C
@@ -56,15 +64,18 @@ py::object handle_of(const py::object& object) {
   const View* const view = view_behind(PyArray_BASE(array));
   if (view == nullptr || PyArray_SIZE(array) == 0 || !is_storable(PyArray_DESCR(array)))
     return py::none();
-  const Extent extent = extent_of(PyArray_DIMS(array), PyArray_STRIDES(array),
-                                  PyArray_NDIM(array), PyArray_ITEMSIZE(array));
   const std::span<const std::byte> bytes = view->bytes();
   const npy_intp offset = reinterpret_cast<const std::byte*>(PyArray_DATA(array)) - bytes.data();
-  if (offset + extent.low < 0 || offset + extent.high > static_cast<npy_intp>(bytes.size()))
+  if (!fits(offset, PyArray_DIMS(array), PyArray_STRIDES(array), PyArray_NDIM(array),
+            PyArray_ITEMSIZE(array), bytes.size()))
     return py::none();
   const bool c_order = PyArray_IS_C_CONTIGUOUS(array) != 0;
-  const ArrayType type =
-      type_of_array(array, !c_order && PyArray_IS_F_CONTIGUOUS(array) != 0);
+  ArrayType type;
+  try {
+    type = type_of_array(array, !c_order && PyArray_IS_F_CONTIGUOUS(array) != 0);
+  } catch (const py::error_already_set&) {
+    return py::none();  // a dtype that has no text
+  }
   const py::str ref(view->ref().to_string());
   if (offset == 0 && (c_order || type.fortran_order))
     if (auto whole = view->type(); whole && *whole == type) return py::make_tuple(ref);
@@ -86,23 +97,28 @@ py::object array_at(Store& store, const Ref& ref, const std::string& dtype, npy_
   const auto held = py::reinterpret_steal<py::object>(reinterpret_cast<PyObject*>(descriptor));
   if (strides && strides->size() != shape.size())
     raise(fail(Errc::bad_argument, "a handle with as many strides as dimensions was expected").error);
+  const auto refuse = [&] {
+    raise(fail(Errc::type_mismatch, "the segment " + shown(ref.id, ref.version) + " of " +
+                                        std::to_string(view.bytes().size()) +
+                                        " bytes does not hold the array of the handle")
+              .error);
+  };
+  // Handles travel as bytes that anybody may have written.
+  if (!is_storable(descriptor) || shape.size() > array_dims_max) refuse();
   const npy_intp item = PyDataType_ELSIZE(descriptor);
   std::vector<npy_intp> steps(shape.size());
   if (strides) {
     steps = *strides;
   } else {
     npy_intp step = item;
-    for (std::size_t i = shape.size(); i-- > 0; step *= shape[i]) steps[i] = step;
+    for (std::size_t i = shape.size(); i-- > 0;) {
+      steps[i] = step;
+      if (__builtin_mul_overflow(step, shape[i], &step)) refuse();
+    }
   }
-  const Extent extent =
-      extent_of(shape.data(), steps.data(), static_cast<int>(shape.size()), item);
   const std::span<const std::byte> bytes = view.bytes();
-  // Handles travel as bytes that anybody may have written.
-  if (offset + extent.low < 0 || offset + extent.high > static_cast<npy_intp>(bytes.size()))
-    raise(fail(Errc::type_mismatch, "the segment " + shown(ref.id, ref.version) + " of " +
-                                        std::to_string(bytes.size()) +
-                                        " bytes does not hold the array of the handle")
-              .error);
+  if (!fits(offset, shape.data(), steps.data(), static_cast<int>(shape.size()), item, bytes.size()))
+    refuse();
   auto pin = py::reinterpret_steal<py::object>(new_pin(std::move(view)));
   if (!pin) throw py::error_already_set();
   Py_INCREF(descriptor);
@@ -117,12 +133,20 @@ py::object array_at(Store& store, const Ref& ref, const std::string& dtype, npy_
   return array;
 }
 
+// XXH3 of all elements, in the order of memory for C and Fortran order, else in C order.
+std::uint64_t array_hash(const py::object& object) {
+  const Source source = contiguous_source_of(object);
+  const py::gil_scoped_release released;
+  return shm::bytes_hash(source.span());
+}
+
 }  // namespace
 
 void bind_handle(py::module_& module, StoreClass& store) {
   module.def("handle_of", &handle_of, py::arg("array"),
              "Where in which segment an array lies, as the arguments of `forebay._handles.attach`;\n"
              "None for an array that lies in none.");
+  module.def("array_hash", &array_hash, py::arg("array"), "64 bits of all elements' bytes.");
   store.def("_array_at", &array_at, py::arg("ref"), py::arg("dtype"), py::arg("offset"),
             py::arg("shape"), py::arg("strides") = py::none());
 }

@@ -288,7 +288,8 @@ void bind_many(StoreClass& store) {
             "-> list[Ref]\n\n"
             "Put each array of a mapping of ids, or of pairs of an id and an array.\n\n"
             "The options, as in `put`, are of all of them; they wait for room together. What is\n"
-            "no id or no array raises TypeError before anything is put. Else all are tried; then\n"
+            "no id raises TypeError, and what cannot be stored Unstorable, before anything is\n"
+            "put. Else all are tried; then\n"
             "the first exception is raised, or with `return_exceptions` each stands in its place.\n"
             "Fastest where neighbours are of one dtype and shape.");
 }

@@ -10,26 +10,22 @@ namespace py = pybind11;
 
 py::object helper(const char* name) { return py::module_::import("forebay._objects").attr(name); }
 
-// Fills a part by calling Python. What it raises is kept for the caller of the put.
-void fill(const py::object& fill, std::span<std::byte> target) {
-  const py::gil_scoped_acquire acquired;
-  try {
-    fill(py::memoryview::from_memory(target.data(), static_cast<py::ssize_t>(target.size())));
-  } catch (py::error_already_set& error) {
-    error.discard_as_unraisable("a part of an object that forebay stores");
-  }
-}
-
-ObjectPart part_of(const py::handle& item) {
+// A part: bytes as they are, or an array whose elements are copied to where they go, once, in C order.
+ObjectPart part_of(const py::handle& item, std::vector<std::unique_ptr<Source>>& sources) {
   ObjectPart part;
-  if (py::isinstance<py::tuple>(item)) {
-    const auto pair = py::reinterpret_borrow<py::tuple>(item);
-    part.size_bytes = pair[0].cast<std::uint64_t>();
-    // Borrowed: the list keeps it, and reference counts are not for threads without the GIL.
-    const py::handle filler = pair[1];
-    part.fill = [filler](std::span<std::byte> target) {
+  if (PyArray_Check(item.ptr())) {
+    const Source* const source =
+        sources
+            .emplace_back(std::make_unique<Source>(
+                source_of(py::reinterpret_borrow<py::object>(item))))
+            .get();
+    part.size_bytes = source->size;
+    // NumPy's copy of plain elements runs no Python: no signal handler can end it half-way.
+    part.fill = [source](std::span<std::byte> target) {
       const py::gil_scoped_acquire acquired;
-      fill(py::reinterpret_borrow<py::object>(filler), target);
+      const bool copied = copy_elements(*source, target.data());
+      if (!copied) PyErr_Clear();
+      return copied;
     };
     return part;
   }
@@ -41,9 +37,11 @@ ObjectPart part_of(const py::handle& item) {
 }  // namespace
 
 Object object_of(const py::object& value) {
-  Object object{helper("dump")(value), {}};
+  Object object;
+  object.keep = helper("dump")(value);
   object.parts.reserve(object.keep.size());
-  for (const py::handle item : object.keep) object.parts.push_back(part_of(item));
+  for (const py::handle item : object.keep)
+    object.parts.push_back(part_of(item, object.sources));
   return object;
 }
 

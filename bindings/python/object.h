@@ -6,8 +6,10 @@
 
 #include <pybind11/pybind11.h>
 
+#include <memory>
 #include <vector>
 
+#include "array.h"
 #include "store/object.h"
 #include "store/view.h"
 
@@ -15,6 +17,7 @@ namespace forebay::python {
 
 struct Object {
   pybind11::list keep;  // keeps the parts' bytes alive
+  std::vector<std::unique_ptr<Source>> sources;  // of the parts that are copied from arrays
   std::vector<ObjectPart> parts;
 };
 

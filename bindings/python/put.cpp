@@ -23,20 +23,17 @@ Ref put_array(Client& client, const std::string& id, const Source& source, PutOp
   options.type = source.type;
   if (source.bytes != nullptr || source.size == 0)
     return without_gil([&] { return client.put(id, source.span(), options); });
-  bool copied = true;
-  auto ref = [&] {
-    const py::gil_scoped_release released;
+  return without_gil([&] {
     return client.put(
         id, source.size,
         [&](std::span<std::byte> target) {
           const py::gil_scoped_acquire acquired;
-          copied = copy_elements(source, target.data());
+          const bool copied = copy_elements(source, target.data());
           if (!copied) PyErr_Clear();  // NumPy checked the dtype before: nothing is known to fail
+          return copied;
         },
         options);
-  }();
-  if (!copied) ref = fail(Errc::bad_argument, "NumPy could not copy the array's elements");
-  return value_or_raise(std::move(ref));
+  });
 }
 
 Ref put(Store& store, const py::object& id, const py::object& array, const py::kwargs& named) {

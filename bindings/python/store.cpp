@@ -11,7 +11,6 @@
 #include "handle.h"
 #include "ids.h"
 #include "store/units.h"
-#include "store/wire/address.h"
 
 namespace forebay::python {
 namespace {
@@ -214,7 +213,7 @@ void bind_store(py::module_& module) {
       .def("__repr__", &describe);
 
   module.def("default_address",
-             [] { return value_or_raise(wire::resolve_address("")).path; },
+             [] { return value_or_raise(Client::default_address()); },
              "Where `connect()` connects to.");
   module.def("connect", &connect, py::arg("address") = py::none(), py::kw_only(),
              py::arg("timeout") = 10.0, py::arg("namespace") = "default",

@@ -182,10 +182,9 @@ bool is_plain(PyObject* object) {
          (is_of("array", "array", object) || is_of("mmap", "mmap", object));
 }
 
+// A dict, or what get makes of a group. Other mappings are more than their items.
 bool is_mapping(PyObject* object) {
-  if (PyDict_Check(object)) return true;
-  return !PyArray_Check(object) &&
-         py::isinstance(object, py::module_::import("collections.abc").attr("Mapping"));
+  return PyDict_CheckExact(object) || Py_TYPE(object) == &PyDictProxy_Type;
 }
 
 // A str that a member of a group may have as its name.

@@ -21,15 +21,18 @@ Result<View> Claim::put_group(std::span<const GroupMember> members, const PutOpt
   if (!plan) return forebay::fail(plan.error());
   return state_->put(
       plan->size_bytes,
-      [&](std::span<std::byte> payload) { shm::write_group(*plan, members, payload); }, options,
-      plan->description);
+      [&](std::span<std::byte> payload) {
+        shm::write_group(*plan, members, payload);
+        return true;
+      },
+      options, plan->description);
 }
 Result<View> Claim::put_object(std::span<const ObjectPart> parts, const PutOptions& options) {
   const auto plan = shm::plan_object(parts);
   if (!plan) return forebay::fail(plan.error());
   return state_->put(
       plan->size_bytes,
-      [&](std::span<std::byte> payload) { shm::write_object(*plan, parts, payload); }, options,
+      [&](std::span<std::byte> payload) { return shm::write_object(*plan, parts, payload); }, options,
       plan->description);
 }
 Result<Builder> Claim::create(std::uint64_t size_bytes, const PutOptions& options) {
@@ -74,7 +77,7 @@ Result<View> ClaimState::put(std::uint64_t size, const Core::Filler& fill,
                              const PutOptions& options, const shm::Description& description) {
   if (size <= wire::inline_bytes_max) {
     std::vector<std::byte> bytes(size);
-    fill(bytes);
+    if (!fill(bytes)) return could_not_make(id_);
     return put(bytes, options, &description);
   }
   if (auto checked = check_open(); !checked) return fail(std::move(checked.error()));
@@ -82,7 +85,8 @@ Result<View> ClaimState::put(std::uint64_t size, const Core::Filler& fill,
   auto builder = core_->create(id_, size, of_this_version(options),
                                {.description = &description, .claim = token_});
   if (!builder) return fail(std::move(builder.error()));
-  fill(builder->bytes());
+  // The builder's end aborts it, and the claim goes on to the next.
+  if (!fill(builder->bytes())) return could_not_make(id_);
   open_ = false;
   return builder->seal_and_get();
 }

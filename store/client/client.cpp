@@ -7,8 +7,13 @@
 #include "store/client/attachment.h"
 #include "store/client/core.h"
 #include "store/shm/description.h"
+#include "store/wire/address.h"
 
 namespace forebay {
+
+Failure client::could_not_make(std::string_view id) {
+  return fail(Errc::bad_argument, "the bytes of " + shown(id) + " could not be made");
+}
 
 Failure client::no_array(std::uint64_t brief) {
   const char* what = "plain bytes";
@@ -91,6 +96,12 @@ Client::~Client() {
   if (core_ != nullptr) core_->close();
 }
 
+Result<std::string> Client::default_address() {
+  auto address = wire::resolve_address({});
+  if (!address) return fail(std::move(address.error()));
+  return std::move(address->path);
+}
+
 Result<Client> Client::connect(const ConnectOptions& options) {
   auto core = client::Core::connect(options);
   if (!core) return fail(std::move(core.error()));
@@ -106,7 +117,7 @@ Result<Ref> Client::put(std::string_view id, std::span<const std::byte> bytes,
   return core_->put(id, bytes, options);
 }
 Result<Ref> Client::put(std::string_view id, std::uint64_t size_bytes,
-                        const std::function<void(std::span<std::byte>)>& fill,
+                        const std::function<bool(std::span<std::byte>)>& fill,
                         const PutOptions& options) {
   return core_->put(id, size_bytes, fill, options);
 }

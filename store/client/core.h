@@ -120,9 +120,10 @@ class Core : public std::enable_shared_from_this<Core> {
   // Makes sure that pins of this entry can be counted.
   Result<std::atomic<std::uint32_t>*> granted_count(Attachment& attachment, EntryNumber entry,
                                                     Deadline deadline);
-  using Filler = std::function<void(std::span<std::byte>)>;
+  // False: the bytes could not be made, and nothing is put.
+  using Filler = std::function<bool(std::span<std::byte>)>;
   // Told whether the memory is not in this process's page table yet.
-  using Writer = std::function<void(std::span<std::byte>, bool cold)>;
+  using Writer = std::function<bool(std::span<std::byte>, bool cold)>;
   Result<Ref> put(std::string_view id, std::span<const std::byte> bytes, const PutOptions& options,
                   const Making& making = {});
   Result<Ref> put(std::string_view id, std::uint64_t size, const Filler& fill,
@@ -225,6 +226,8 @@ class Core : public std::enable_shared_from_this<Core> {
   Result<Builder> take_over(std::string_view id, std::uint64_t from, const PutOptions& options);
   // Tells a daemon that was started anew what this process holds, and what it gave up meanwhile.
   Result<void> say_again(Connection& connection, const StoreUuid& store, Deadline deadline);
+  Result<Ref> take_hold(std::string_view id, wire::HoldRequest& request);
+  Result<Ref> end_hold(const Ref& ref, wire::HoldRequest& request);
   Result<void> say_scopes_again(Connection& connection, Deadline deadline);
   Result<Ref> compare_with_existing(std::string_view id, std::span<const std::byte> bytes,
                                     const PutOptions& options, const Making& making,
@@ -255,6 +258,7 @@ class Core : public std::enable_shared_from_this<Core> {
   // The scopes that it has begun, or is beginning, and whether their ends were asked for. Guarded by
   // state_mutex_.
   std::map<std::string, bool, std::less<>> scopes_;
+  const void* said_by_ = nullptr;  // the connection that told them last. Guarded by state_mutex_
   std::vector<wire::AbortRequest> unsaid_aborts_;  // Guarded by state_mutex_. Without texts.
   std::atomic<std::uint64_t> next_token_{0};
   std::atomic<std::uint64_t> fork_generation_{0};
@@ -270,6 +274,8 @@ class Core : public std::enable_shared_from_this<Core> {
   bool frozen_at_fork_ = false;
 };
 
+// Who was to make the bytes of a segment could not.
+Failure could_not_make(std::string_view id);
 // Why a segment that has this brief (see Brief) is no array.
 Failure no_array(std::uint64_t brief);
 

@@ -30,7 +30,11 @@ Result<Ref> Client::put_group(std::string_view id, std::span<const GroupMember> 
   if (!plan) return fail(plan.error());
   return core_->put(
       id, plan->size_bytes,
-      [&](std::span<std::byte> payload) { shm::write_group(*plan, members, payload); }, options,
+      [&](std::span<std::byte> payload) {
+        shm::write_group(*plan, members, payload);
+        return true;
+      },
+      options,
       {.description = &plan->description});
 }
 

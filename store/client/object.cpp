@@ -14,7 +14,7 @@ Result<Ref> Client::put_object(std::string_view id, std::span<const ObjectPart> 
   if (!plan) return fail(plan.error());
   return core_->put(
       id, plan->size_bytes,
-      [&](std::span<std::byte> payload) { shm::write_object(*plan, parts, payload); }, options,
+      [&](std::span<std::byte> payload) { return shm::write_object(*plan, parts, payload); }, options,
       {.description = &plan->description});
 }
 

@@ -77,7 +77,7 @@ void copy_into_cold(std::byte* target, std::span<const std::byte> bytes) {
 }
 
 // The same for bytes that somebody else writes, in an order of his own: the pages come in beside him.
-void fill_cold(std::span<std::byte> target, const std::function<void(std::span<std::byte>)>& fill) {
+bool fill_cold(std::span<std::byte> target, const std::function<bool(std::span<std::byte>)>& fill) {
   std::thread ahead;
   try {
     ahead = std::thread([target] {
@@ -87,8 +87,9 @@ void fill_cold(std::span<std::byte> target, const std::function<void(std::span<s
   } catch (const std::system_error&) {
     // No thread to be had: the pages come in by faults.
   }
-  fill(target);
+  const bool filled = fill(target);
   if (ahead.joinable()) ahead.join();
+  return filled;
 }
 
 }  // namespace
@@ -228,9 +229,12 @@ Result<Ref> Core::put(std::string_view id, std::span<const std::byte> bytes,
                  : put_filling(
                        id, bytes.size(),
                        [bytes](std::span<std::byte> target, bool cold) {
-                         if (cold) return copy_into_cold(target.data(), bytes);
                          // Not ranges::copy, which libstdc++ 12 does byte by byte here.
-                         std::memcpy(target.data(), bytes.data(), bytes.size());
+                         if (cold)
+                           copy_into_cold(target.data(), bytes);
+                         else
+                           std::memcpy(target.data(), bytes.data(), bytes.size());
+                         return true;
                        },
                        options, making);
   if (!ref && options.exist_ok && ref.error().is(Errc::exists))
@@ -246,14 +250,13 @@ Result<Ref> Core::put(std::string_view id, std::uint64_t size, const Filler& fil
   // both need the bytes in one place first.
   if (size <= wire::inline_bytes_max || options.exist_ok) {
     std::vector<std::byte> bytes(size);
-    fill(bytes);
+    if (!fill(bytes)) return could_not_make(id);
     return put(id, std::span<const std::byte>(bytes), options, making);
   }
   auto ref = put_filling(
       id, size,
       [&fill](std::span<std::byte> target, bool cold) {
-        if (cold) return fill_cold(target, fill);
-        fill(target);
+        return cold ? fill_cold(target, fill) : fill(target);
       },
       options, making);
   if (ref)
@@ -286,13 +289,18 @@ Result<Ref> Core::put_filling(std::string_view id, std::uint64_t size, const Wri
     auto share = hold(*reserved);
     if (!share) return give_up(share.error());
     auto target = (*share)->writable_alias(reserved->location);
+    bool filled = false;
     if (target) {
       const bool cold =
           size >= cold_bytes_min && (*share)->take_cold(reserved->location, size);
-      fill({*target, size}, cold);
+      filled = fill({*target, size}, cold);
     }
     (*share)->release(reserved->entry);
     if (!target) return give_up(target.error());
+    if (!filled) {
+      auto failure = could_not_make(id);
+      return give_up(failure.error);
+    }
   }
   shm::reached(shm::points::client_written);
   if (auto sealed = seal(*reserved); !sealed) return give_up(sealed.error());

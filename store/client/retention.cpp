@@ -30,28 +30,74 @@ Result<Ref> Core::hold(wire::HoldVerb verb, std::string_view id, std::uint64_t v
     request.serial = ref->serial;
     request.store = ref->store;
   }
-  if (verb == wire::HoldVerb::unhold) {
-    // What is said again to a daemon that was started anew must not be this one.
-    const std::lock_guard lock(state_mutex_);
-    const auto held = std::ranges::find_if(
-        holds_, [&](const auto& hold) { return hold.first.second == request.serial; });
-    if (held == holds_.end())
-      return fail(Errc::bad_state, shown(id, version) + " is not held by this process");
-    if (--held->second == 0) holds_.erase(held);
+  switch (verb) {
+    case wire::HoldVerb::hold:
+      return take_hold(id, request);
+    case wire::HoldVerb::unhold:
+      return end_hold(*ref, request);
+    case wire::HoldVerb::persist:
+      break;
   }
   auto answer = this->request<wire::HoldReply>(request, deadline());
-  if (!answer) {
-    // Gone, or forgotten by a daemon that was started anew: it is not held, which was asked for.
-    const bool gone = answer.error().is(Errc::stale_ref) || answer.error().is(Errc::bad_state);
-    if (verb == wire::HoldVerb::unhold && gone) return *ref;
-    return fail(std::move(answer.error()));
-  }
+  if (!answer) return fail(std::move(answer.error()));
   const wire::HoldReply& reply = answer->message;
-  if (verb == wire::HoldVerb::hold) {
-    const std::lock_guard lock(state_mutex_);
-    ++holds_[{reply.entry, reply.serial}];
-  }
   return make_ref(id, {store(), reply.entry, reply.version, reply.serial}, {});
+}
+
+// Counted when the daemon has counted it, unless a later connection has told it the counts of before.
+Result<Ref> Core::take_hold(std::string_view id, wire::HoldRequest& request) {
+  const Deadline until = deadline();
+  while (true) {
+    const auto connection = connected(until);
+    if (!connection) return fail(connection.error());
+    auto answer = (*connection)->call<wire::HoldReply>(request, until);
+    if (!answer && answer.error().is(Errc::disconnected)) continue;
+    if (!answer) return fail(std::move(answer.error()));
+    const wire::HoldReply& reply = answer->message;
+    {
+      const std::lock_guard lock(state_mutex_);
+      if (said_by_ != connection->get()) continue;
+      ++holds_[{reply.entry, reply.serial}];
+    }
+    return make_ref(id, {store(), reply.entry, reply.version, reply.serial}, {});
+  }
+}
+
+// Said over the connection that has told the daemon the count of before. If that breaks, the next one
+// tells it the new count, and there is nothing more to be said.
+Result<Ref> Core::end_hold(const Ref& ref, wire::HoldRequest& request) {
+  const Deadline until = deadline();
+  bool counted = false;
+  while (true) {
+    const auto connection = connected(until);
+    const void* said_by = nullptr;
+    {
+      const std::lock_guard lock(state_mutex_);
+      const auto held = std::ranges::find_if(
+          holds_, [&](const auto& hold) { return hold.first.second == request.serial; });
+      if (!counted) {
+        if (held == holds_.end())
+          return fail(Errc::bad_state,
+                      shown(request.id, request.version) + " is not held by this process");
+        if (--held->second == 0) holds_.erase(held);
+        counted = true;
+      }
+      said_by = said_by_;
+    }
+    if (!connection) return fail(connection.error());
+    if (said_by != connection->get()) {
+      if (std::chrono::steady_clock::now() < until) continue;
+      return fail(Errc::timed_out, "the daemon has not answered in time");
+    }
+    auto answer = (*connection)->call<wire::HoldReply>(request, until);
+    if (answer) return make_ref(ref.id, {store(), answer->message.entry, answer->message.version,
+                                         answer->message.serial}, {});
+    // Gone, or forgotten by a daemon that was started anew: it is not held, which was asked for.
+    if (answer.error().is(Errc::stale_ref) || answer.error().is(Errc::bad_state)) return ref;
+    if (!answer.error().is(Errc::disconnected)) return fail(std::move(answer.error()));
+    if (auto back = ensure_connected(until); !back) return fail(std::move(back.error()));
+    return ref;
+  }
 }
 
 Result<void> Core::say_again(Connection& connection, const StoreUuid& store, Deadline deadline) {
@@ -60,6 +106,7 @@ Result<void> Core::say_again(Connection& connection, const StoreUuid& store, Dea
   {
     const std::lock_guard lock(state_mutex_);
     aborts = std::exchange(unsaid_aborts_, {});
+    said_by_ = &connection;
     if (store_ != store) holds_.clear();
     for (const auto& [segment, times] : holds_)
       held.insert(held.end(), times, wire::HeldItem{segment.first, segment.second});

@@ -38,7 +38,7 @@ Result<ObjectPlan> plan_object(std::span<const ObjectPart> parts) {
   return plan;
 }
 
-void write_object(const ObjectPlan& plan, std::span<const ObjectPart> parts,
+bool write_object(const ObjectPlan& plan, std::span<const ObjectPart> parts,
                   std::span<std::byte> payload) {
   for (std::size_t i = 0; i < parts.size(); ++i) {
     const std::uint64_t size = parts[i].size();
@@ -51,12 +51,13 @@ void write_object(const ObjectPlan& plan, std::span<const ObjectPart> parts,
     if (offset > end) std::memset(payload.data() + end, 0, offset - end);
     const auto target = payload.subspan(offset, parts[i].size());
     if (parts[i].fill) {
-      parts[i].fill(target);
+      if (!parts[i].fill(target)) return false;
     } else if (!target.empty()) {
       std::memcpy(target.data(), parts[i].bytes.data(), target.size());
     }
     end = offset + target.size();
   }
+  return true;
 }
 
 Result<std::vector<std::span<const std::byte>>> read_object(Brief brief,

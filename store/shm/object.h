@@ -27,8 +27,8 @@ struct ObjectPlan {
 // bits.
 Result<ObjectPlan> plan_object(std::span<const ObjectPart> parts);
 
-// Writes the payload that was planned: every byte of it, once.
-void write_object(const ObjectPlan& plan, std::span<const ObjectPart> parts,
+// Writes the payload that was planned: every byte of it, once. False: a part could not be made.
+bool write_object(const ObjectPlan& plan, std::span<const ObjectPart> parts,
                   std::span<std::byte> payload);
 
 // The parts, in the payload. Fails with type_mismatch if this is no object, or if its sizes are not

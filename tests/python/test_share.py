@@ -531,18 +531,20 @@ def test_a_forked_child_shares_on_whatever_the_parent_was_doing(daemon):
     script = """
 import os, sys, threading, numpy as np, forebay
 from forebay import _scope, _shared, _stores
-locks = [_stores._lock, _scope._lock, _shared._marks._lock]
+array = np.arange(3.0)
+forebay.share(array)
+locks = [_stores._lock, _scope._lock]
+locks += [mark.lock for mark in _shared._marks.of(array).values()]
 held, done = threading.Event(), threading.Event()
 def hold():
     for lock in locks: lock.acquire()
     held.set(); done.wait()
-forebay.share(np.arange(3.0))
 threading.Thread(target=hold, daemon=True).start()
 held.wait()
 pid = os.fork()
 if pid == 0:
     shared = forebay.share(np.arange(5.0))
-    os._exit(0 if shared.sum() == 10 else 1)
+    os._exit(0 if shared.sum() == 10 and forebay.share(array).sum() == 3 else 1)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 done.set()
 """

@@ -302,6 +302,7 @@ TEST_SUITE("attach and detach") {
         refill();
         std::memset(bytes.data(), 0xee, bytes.size());
         CHECK(damage() == "");
+        return true;
       }));
     }
     SUBCASE("by a builder") {

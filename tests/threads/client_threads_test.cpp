@@ -91,6 +91,7 @@ class Worker {
         expect("put by filling", outcome(client_.put(id, large(),
                                                      [&](std::span<std::byte> bytes) {
                                                        fill_numbered(bytes, id, ++number_);
+                                                       return true;
                                                      })),
                {"store_full"});
         break;

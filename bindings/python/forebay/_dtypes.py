@@ -8,6 +8,7 @@ of fixed-length text or bytes, or in the other byte order.
 from __future__ import annotations
 
 import ast
+from typing import Any
 
 import numpy as np
 
@@ -26,12 +27,27 @@ def to_text(dtype: np.dtype) -> str:
         raise TypeError(f"arrays of dtype {dtype} cannot be shared")
     if dtype.names is None and dtype.subdtype is None:
         return dtype.str
-    return repr(np.lib.format.dtype_to_descr(dtype))
+    try:
+        return repr(np.lib.format.dtype_to_descr(dtype))
+    except ValueError:  # fields that overlap, or lie in another order than they are named
+        fields: Any = dtype.fields or {}
+        return repr(
+            {
+                "names": list(fields),
+                "formats": [to_text(fields[name][0]) for name in fields],
+                "offsets": [fields[name][1] for name in fields],
+                "itemsize": dtype.itemsize,
+            }
+        )
 
 
 def from_text(text: str) -> np.dtype:
     """Return the dtype that `to_text` wrote down."""
-    if text[:1] in "[({'\"":
+    if text[:1] == "{":
+        said = ast.literal_eval(text)
+        said["formats"] = [from_text(format) for format in said["formats"]]
+        return np.dtype(said)
+    if text[:1] in "[('\"":
         return np.lib.format.descr_to_dtype(ast.literal_eval(text))
     return np.dtype(text)
 

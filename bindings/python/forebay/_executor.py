@@ -55,4 +55,6 @@ class SharingExecutor(concurrent.futures.Executor):
         self._executor.shutdown(wait=wait, **options)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_executor":  # while it is being copied
+            raise AttributeError(name)
         return getattr(self._executor, name)

@@ -25,7 +25,7 @@ def install() -> None:
         ("dask", _install_dask),
         ("dill", _install_dill),
     ):
-        if name in sys.modules and name not in _undo:
+        if sys.modules.get(name) is not None and name not in _undo:
             _undo[name] = hook()
 
 
@@ -39,15 +39,15 @@ def _install_joblib() -> Callable[[], None]:
     """Arguments of loky's workers: large arrays would be written to a file for each Parallel call."""
     from joblib import _memmapping_reducer  # type: ignore[import-untyped]
 
-    from forebay._handles import reduce_to_handle
+    from forebay._handles import reduce as reduce_to_handle
 
     reducer = _memmapping_reducer.ArrayMemmapForwardReducer
     original = reducer.__call__
 
-    def reduce(self: Any, array: np.ndarray) -> Any:
+    def call(self: Any, array: np.ndarray) -> Any:
         return reduce_to_handle(array) or original(self, array)
 
-    reducer.__call__ = reduce
+    reducer.__call__ = call
 
     def undo() -> None:
         reducer.__call__ = original
@@ -62,8 +62,10 @@ def _install_distributed() -> Callable[[], None]:
 
     original = dask_serialize.dispatch(np.ndarray)
 
+    from forebay._shared import is_marked
+
     def serialize(array: np.ndarray, *arguments: Any, **named: Any) -> Any:
-        if handle_of(array) is not None:
+        if handle_of(array) is not None or is_marked(array):
             raise NotImplementedError  # the next family in line is pickle
         return original(array, *arguments, **named)
 
@@ -97,7 +99,7 @@ def _install_dill() -> Callable[[], None]:
     """dill (Parsl, multiprocess) has a way of its own for arrays, which comes before copyreg's table."""
     import dill  # type: ignore[import-untyped]
 
-    from forebay._handles import reduce_to_handle
+    from forebay._handles import reduce as reduce_to_handle
 
     def override(self: Any, value: Any) -> Any:
         if type(value) is np.ndarray and (reduced := reduce_to_handle(value)) is not None:

@@ -68,10 +68,15 @@ class _AsEver:
         return self.array.__reduce_ex__(protocol)
 
 
-def _reduce(array: np.ndarray) -> Any:
+def reduce(array: np.ndarray) -> Reduced | None:
+    """The same, also of a read-only view of a marked array, which is put into the store now."""
     from forebay import _shared
 
-    reduced = reduce_to_handle(array) or _shared.reduce_marked(array)
+    return reduce_to_handle(array) or _shared.reduce_marked(array)
+
+
+def _reduce(array: np.ndarray) -> Any:
+    reduced = reduce(array)
     if reduced is not None:
         return reduced
     if array.dtype.hasobject:
@@ -82,13 +87,22 @@ def _reduce(array: np.ndarray) -> Any:
 
 
 _installed = False
+# Whether a flagged function of this process has asked for it. Looked up in this module, which functions that
+# are pickled by value do not take along.
+asked = False
+
+
+def install_once() -> None:
+    global asked
+    asked = True
+    install()
 
 
 def install() -> None:
     """From now on, arrays that lie in a segment are pickled as handles in this process.
 
-    So are their slices, transposes and broadcasts; what is computed from them, and all other arrays,
-    pickle as ever. This goes for everything that uses pickle: multiprocessing, concurrent.futures,
+    So are their slices, transposes and broadcasts. What is computed from them, and all other arrays, are
+    unpickled as ever, also where there is no Forebay (their pickles have some thirty bytes more). This goes for everything that uses pickle: multiprocessing, concurrent.futures,
     joblib, Dask, Ray, Parsl, ... Where it is unpickled, `forebay` must be importable and the same
     daemon reachable. May be called again, for instance after a framework was imported.
     """

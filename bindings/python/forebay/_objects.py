@@ -18,8 +18,8 @@ import numpy as np
 
 from forebay.errors import Unstorable
 
-# A buffer, or its size and what writes it.
-Part = memoryview | tuple[int, Callable[[memoryview], None]]
+# A buffer, or an array that is copied to where it goes.
+Part = memoryview | np.ndarray
 
 # From here on, small buffers stay in the pickle: each part costs its reader a fraction of a microsecond.
 _MANY_PARTS = 2**16
@@ -31,8 +31,9 @@ def dump(value: object) -> list[Part]:
     try:
         head, parts = _dump_with(_Pickler, value)
         # What pickle only names, another process would look for in a __main__ of its own.
+        first: list[Part] = [memoryview(head), *parts]
         if b"__main__" not in head:
-            return [memoryview(head), *parts]
+            return first
         failure = None
     except Unstorable:
         raise
@@ -41,13 +42,15 @@ def dump(value: object) -> list[Part]:
     cloud_pickler = _cloud_pickler()
     if cloud_pickler is None:
         if failure is None:
-            return [memoryview(head), *parts]
+            return first
         raise _unstorable(value, failure, "; with the package cloudpickle more can be") from failure
     try:
         head, parts = _dump_with(cloud_pickler, value)
     except Unstorable:
         raise
     except Exception as error:  # noqa: BLE001
+        if failure is None:
+            return first
         raise _unstorable(value, error, "") from error
     return [memoryview(head), *parts]
 
@@ -79,13 +82,13 @@ class _Parts:
         super().__init__(file, protocol=5, buffer_callback=self._take)  # type: ignore[call-arg]
         self.parts: list[Part] = []
         # By the id of the placeholder's PickleBuffer, which the pickler's memo keeps alive.
-        self._fillers: dict[int, Callable[[memoryview], None]] = {}
+        self._strided: dict[int, np.ndarray] = {}
 
     def _take(self, buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
-        filler = self._fillers.pop(id(buffer), None)
-        if filler is not None:
-            self.parts.append((raw.nbytes, filler))
+        strided = self._strided.pop(id(buffer), None)
+        if strided is not None:
+            self.parts.append(strided)
             return False
         if raw.nbytes < _SMALL_BYTES and len(self.parts) >= _MANY_PARTS:
             return True
@@ -140,12 +143,7 @@ class _Parts:
         # Copied once, to where it goes. The placeholder is memory that nobody touches.
         placeholder: Any = np.empty(array.nbytes, np.uint8)
         buffer = pickle.PickleBuffer(placeholder)
-
-        def fill(target: memoryview) -> None:
-            elements = np.frombuffer(target, np.uint8).view(array.dtype).reshape(array.shape)
-            np.copyto(elements, array)
-
-        self._fillers[id(buffer)] = fill
+        self._strided[id(buffer)] = array.view(np.ndarray)
         return buffer
 
 

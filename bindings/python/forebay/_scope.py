@@ -8,12 +8,15 @@ import contextvars
 import itertools
 import os
 import re
+import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 from forebay import _stores
 from forebay._forebay import Builder, Ref, Store
+from forebay.errors import ForebayError
 
 _current: contextvars.ContextVar[Scope | None] = contextvars.ContextVar(
     "forebay.scope", default=None
@@ -43,7 +46,9 @@ class Scope:
 
     def new_id(self, name: str) -> str:
         """An id that nothing else has, with `name` for those who look at listings."""
-        return f"{self.prefix}{name[:150]}/{next(self._counter)}"
+        # A forked child counts on for itself.
+        whose = "" if os.getpid() == self._pid else f"{os.getpid()}/"
+        return f"{self.prefix}{name[:150]}/{whose}{next(self._counter)}"
 
     def put(self, name: str, value: Any, **options: Any) -> Ref:
         """As `Store.put`."""
@@ -80,9 +85,16 @@ class Scope:
         with self._ending:
             if self._ended:
                 return 0
-            removed = self.store._end_scope(self.prefix)  # noqa: SLF001
+            if (shared := sys.modules.get("forebay._shared")) is not None:
+                shared.forget_scope(self)
+            # A store that was closed has ended its scopes.
+            removed = 0 if self.store.closed else self.store._end_scope(self.prefix)  # noqa: SLF001
             self._ended = True
             return removed
+
+    def belongs_here(self) -> bool:
+        """Whether this process has begun it, and not ended it yet."""
+        return self._pid == os.getpid() and not self._ended
 
     def __repr__(self) -> str:
         return f"<forebay.Scope {self.prefix} of {self.store!r}>"
@@ -107,23 +119,36 @@ def scope(store: Store | None = None) -> Iterator[Scope]:
     _open.append(made)
     try:
         yield made
-    finally:
-        _open.remove(made)
+    except BaseException as error:
+        try:
+            _leave(made, token)
+        except ForebayError as failure:
+            # The block's own error is the one to hear of.
+            if hasattr(error, "add_note"):
+                error.add_note(f"forebay: and the scope could not be ended: {failure}")
+        raise
+    _leave(made, token)
+
+
+def _leave(scope: Scope, token: contextvars.Token[Scope | None]) -> None:
+    _open.remove(scope)
+    try:
         _current.reset(token)
-        made.end()
+    except ValueError:
+        pass  # begun in another context, as fixtures for coroutines do
+    scope.end()
 
 
 # Of all threads, the newest last.
 _open: list[Scope] = []
 _lock = threading.Lock()
-_of_process: Scope | None = None
-_of_pid = 0
+# What ends with this process, by store.
+_of_process: weakref.WeakKeyDictionary[Store, Scope] = weakref.WeakKeyDictionary()
 
 
 def current(store: Store | None = None) -> Scope:
     """The innermost scope of the caller; if its thread has none, the newest of the process; and if there
     is none at all, one that ends with this process."""
-    global _of_process, _of_pid
     scope = _current.get()
     if scope is None and _open:
         scope = _open[-1]  # of another thread, which started this one, most likely
@@ -131,11 +156,11 @@ def current(store: Store | None = None) -> Scope:
         return scope
     store = store if store is not None else _stores.default()
     with _lock:
+        made = _of_process.get(store)
         # A forked child's arrays are its own.
-        if _of_process is None or _of_pid != os.getpid() or _of_process.store is not store:
-            _of_process = Scope(store)
-            _of_pid = os.getpid()
-        return _of_process
+        if made is None or not made.belongs_here():
+            made = _of_process[store] = Scope(store)
+        return made
 
 
 def _after_fork() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from forebay import _scope, _stores
-from forebay._forebay import Ref, Store, handle_of
+from forebay._forebay import Ref, Store, array_hash, handle_of
 from forebay._handles import Reduced, reduce_to_handle
 from forebay._objects import is_plain
 from forebay.errors import BadArgument, ForebayError, Unstorable
@@ -104,7 +104,7 @@ def share(
             raise BadArgument("a version without an id: say which segment it is one of")
         if handle_of(array) is not None:
             return array.view(SharedArray)
-        return _marks.share(array, store)
+        return _marks.share(array, store, _hash_of(array))
     there = store if store is not None else _stores.default()
     ref = there.put(id, np.asarray(array), version=version, exist_ok=version is not None)
     return there.get(ref).view(SharedArray)
@@ -113,136 +113,216 @@ def share(
 def mark(array: np.ndarray) -> np.ndarray:
     """Return a read-only view of an array which is put into the store when it is first pickled.
 
-    Needs `install`. Until then nothing is copied, and no store needed.
+    Only that view, and read-only views of it, travel as handles, and only after `install`. Until then
+    nothing is copied, and no store needed.
     """
-    _marks.note(array)
+    if is_plain(array.dtype):
+        _marks.note(array)
     view = array.view()
     view.flags.writeable = False
     return view
 
 
+def share_once(array: np.ndarray) -> SharedArray:
+    """As `share`, of an array that is promised not to change while it lives."""
+    return _marks.share(array, None, _sample_of(array))
+
+
+def share_anew(array: np.ndarray) -> SharedArray:
+    """As `share`, in a segment of its own, whatever was shared of it before."""
+    scope = _scope.current()
+    ref = scope.store.put(scope.new_id("shared"), np.asarray(array), evictable=True)
+    return scope.store.get(ref).view(SharedArray)
+
+
 def forget(array: np.ndarray) -> None:
-    """Its elements are about to change: what was put of it is not it any more."""
+    """Its elements change: what was put of it, or of its owner's memory, is not it any more."""
     _marks.forget(array)
 
 
+def forget_scope(scope: _scope.Scope) -> None:
+    """What was put in it goes: no array of this process holds it any longer for itself."""
+    _marks.forget_scope(scope)
+
+
 def reduce_marked(array: np.ndarray) -> Reduced | None:
-    """What pickle makes of a marked array, or of a view of one; None for any other."""
+    """What pickle makes of a read-only view of a marked array; None for any other."""
     if not _marks.any():
         return None
     shared = _marks.find(array)
     return None if shared is None else reduce_to_handle(shared)
 
 
-class _Mark:
-    """One marked array, by identity, while it lives."""
+def is_marked(array: np.ndarray) -> bool:
+    """Whether it would travel as a handle for a mark."""
+    return not array.flags.writeable and bool(_marks.of(array))
 
-    def __init__(self, array: np.ndarray, forget: Any) -> None:
-        self.array = weakref.ref(array, forget)
+
+class _Mark:
+    """One marked array: a piece of its owner's memory, in one shape."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()  # put once, whoever asks first
         # A view of the segment, which keeps it in memory. Always the same object, for frameworks that
         # tell data by identity.
         self.shared: SharedArray | None = None
-        self.store: Store | None = None
-        self.fingerprint = 0
+        self.scope: _scope.Scope | None = None
+        self.fingerprint: Any = None
 
-    def holds(self, fingerprint: int, store: Store | None) -> bool:
+    def holds(self, fingerprint: Any, store: Store | None) -> bool:
         """Whether what was put is still there, where it is wanted, and what the array is."""
-        if self.shared is None or self.store is None or self.fingerprint != fingerprint:
+        if self.shared is None or self.scope is None or self.fingerprint != fingerprint:
             return False
-        if store is not None and store is not self.store:
+        if store is not None and store is not self.scope.store:
             return False
         try:
             # Removed, perhaps with its scope, it stays readable here, but no handle finds it.
-            self.store.get(Ref(handle_of(self.shared)[0]))  # type: ignore[index]
+            self.scope.store.get(Ref(handle_of(self.shared)[0]))  # type: ignore[index]
         except ForebayError:
             return False
         return True
 
 
+_Region = tuple[int, tuple[int, ...], tuple[int, ...], str]  # address, shape, strides, dtype
+
+
+class _Owner:
+    """An array that owns memory of which something is marked, by identity, while it lives."""
+
+    def __init__(self, array: np.ndarray, gone: Any) -> None:
+        self.array = weakref.ref(array, gone)
+        self.marks: dict[_Region, _Mark] = {}
+
+
 class _Marks:
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._by_id: dict[int, _Mark] = {}
+        self._by_id: dict[int, _Owner] = {}
 
     def any(self) -> bool:
         return bool(self._by_id)
 
     def note(self, array: np.ndarray) -> _Mark:
-        key = id(array)
-        with self._lock:
-            mark = self._by_id.get(key)
-            if mark is None or mark.array() is not array:
+        owner = _owner_of(array)
+        key = id(owner)
+        known = self._by_id.get(key)
+        if known is None or known.array() is not owner:
 
-                def gone(reference: Any) -> None:
-                    # Collected anywhere, also while the lock is held: dict.pop needs none.
-                    if (found := self._by_id.get(key)) is not None and found.array is reference:
-                        self._by_id.pop(key, None)
+            def gone(reference: Any) -> None:
+                # The number may be another array's by now.
+                if (found := self._by_id.get(key)) is not None and found.array is reference:
+                    self._by_id.pop(key, None)
 
-                mark = self._by_id[key] = _Mark(array, gone)
-            return mark
+            known = self._by_id[key] = _Owner(owner, gone)
+        return known.marks.setdefault(_region_of(array), _Mark())
+
+    def of(self, array: np.ndarray) -> dict[_Region, _Mark]:
+        owner = _owner_of(array)
+        known = self._by_id.get(id(owner))
+        return known.marks if known is not None and known.array() is owner else {}
 
     def forget(self, array: np.ndarray) -> None:
-        with self._lock:
-            mark = self._by_id.get(id(array))
-            if mark is not None and mark.array() is array:
-                mark.shared = None
+        for mark in list(self.of(array).values()):
+            mark.shared = None
 
-    def share(self, array: np.ndarray, store: Store | None = None) -> SharedArray:
+    def forget_scope(self, scope: _scope.Scope) -> None:
+        for owner in list(self._by_id.values()):
+            for mark in list(owner.marks.values()):
+                if mark.scope is scope:
+                    mark.shared = mark.scope = None
+
+    def share(self, array: np.ndarray, store: Store | None, fingerprint: Any) -> SharedArray:
         """Put it, unless that was done, and is still as it was; return the view of the segment."""
         mark = self.note(array)
-        fingerprint = _fingerprint(array)
-        with self._lock:
+        with mark.lock:
             if not mark.holds(fingerprint, store):
                 scope = _scope.current(store)
                 ref = scope.store.put(scope.new_id("shared"), np.asarray(array), evictable=True)
                 mark.shared = scope.store.get(ref).view(SharedArray)
-                mark.store = scope.store
+                mark.scope = scope
                 mark.fingerprint = fingerprint
             assert mark.shared is not None
             return mark.shared
 
     def find(self, array: np.ndarray) -> np.ndarray | None:
-        """The part of a marked array's segment that this array, which may be a view of it, is."""
-        owner: Any = array
-        while isinstance(owner, np.ndarray):
-            mark = self._by_id.get(id(owner))
-            if mark is not None and mark.array() is owner:
-                return self._part(owner, array)
-            owner = owner.base
+        """The piece of a marked array's segment that this array, which may be a view of it, is."""
+        # What can be written to is its owner's own affair, and pickles as ever: only what a task was
+        # given travels as a handle.
+        if array.flags.writeable or array.size == 0:
+            return None
+        marks = self.of(array)
+        if not marks:
+            return None
+        if _region_of(array) in marks:
+            return self.share(array, None, _sample_of(array))
+        start, end = _bounds_of(array)
+        for address, shape, strides, dtype in list(marks):
+            marked = _array_at(_owner_of(array), address, shape, strides, dtype)
+            if marked is None or not (marked.flags.c_contiguous or marked.flags.f_contiguous):
+                continue
+            if address <= start and end <= address + marked.nbytes:
+                # Laid out in the segment as here.
+                shared = self.share(marked, None, _sample_of(marked)).view(np.ndarray)
+                flat = shared.reshape(-1, order="A").view(np.uint8)
+                offset = _address_of(array) - address
+                return np.ndarray(array.shape, array.dtype, flat, offset, array.strides)
         return None
-
-    def _part(self, owner: np.ndarray, array: np.ndarray) -> np.ndarray | None:
-        if not (owner.flags.c_contiguous or owner.flags.f_contiguous) or array.size == 0:
-            return None
-        start = owner.__array_interface__["data"][0]
-        offset = array.__array_interface__["data"][0] - start
-        try:
-            low, high = np.lib.array_utils.byte_bounds(array)
-        except AttributeError:  # NumPy 1
-            low, high = np.byte_bounds(array)  # type: ignore[attr-defined]
-        if low < start or high > start + owner.nbytes:
-            return None
-        shared = self.share(owner)
-        flat = shared.view(np.ndarray).reshape(-1, order="A").view(np.uint8)
-        return np.ndarray(array.shape, array.dtype, flat, offset, array.strides)
 
 
 _marks = _Marks()
 
 
+def _address_of(array: np.ndarray) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _region_of(array: np.ndarray) -> _Region:
+    return _address_of(array), array.shape, array.strides, array.dtype.str
+
+
+def _owner_of(array: np.ndarray) -> np.ndarray:
+    """The last array in the chain of what it is a view of."""
+    owner = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    return owner
+
+
+def _bounds_of(array: np.ndarray) -> tuple[int, int]:
+    bounds: Any = getattr(getattr(np.lib, "array_utils", np), "byte_bounds")
+    low, high = bounds(array)
+    return low, high
+
+
+def _array_at(
+    owner: np.ndarray, address: int, shape: Any, strides: Any, dtype: str
+) -> np.ndarray | None:
+    if not (owner.flags.c_contiguous or owner.flags.f_contiguous):
+        return None
+    flat = owner.view(np.ndarray).reshape(-1, order="A").view(np.uint8)
+    return np.ndarray(shape, dtype, flat, address - _address_of(owner), strides)
+
+
+def _sample_of(array: np.ndarray) -> Any:
+    """A sample of the elements. Who flags an array promises not to change it; this catches most of those
+    who do, in a few microseconds."""
+    samples = 256
+    picked = array.flat[:: max(1, array.size // samples)]
+    return hash((picked.tobytes(), array.flat[-1:].tobytes()))
+
+
+def _hash_of(array: np.ndarray) -> Any:
+    """All elements: `share` asks for no promise. A fraction of what copying them would take."""
+    return ("all", array_hash(array))
+
+
 def _after_fork() -> None:
-    _marks._lock = threading.RLock()  # noqa: SLF001 - another thread of the parent may have held it
+    # Another thread of the parent may have held them.
+    for owner in _marks._by_id.values():  # noqa: SLF001
+        for mark in owner.marks.values():
+            mark.lock = threading.Lock()
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _fingerprint(array: np.ndarray) -> int:
-    """A sample of the elements. Whoever marks an array promises not to change it; this catches most
-    of those who do, for a few microseconds."""
-    samples = 256
-    picked = array.flat[:: max(1, array.size // samples)]
-    return hash((picked.tobytes(), array.flat[-1:].tobytes(), array.shape, array.dtype.str))
 
 
 def ref_of(array: Any) -> Ref | None:

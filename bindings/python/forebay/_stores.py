@@ -69,14 +69,13 @@ def connect(
 
 
 def default() -> Store:
-    """Return this process's own connection to the store that `connect()` finds."""
+    """Return this process's connection to the store that `connect()` finds: the caller's, if he has one
+    (which he may close: then another is made), else one of its own."""
     global _default
     store = _default
-    if store is None or store.closed:
+    if store is None or store.closed or store.address != _forebay.default_address():
         with _lock:
-            if _default is None or _default.closed:
-                _default = _connected() or _forebay.connect()
-            store = _default
+            store = _default = _connected() or _forebay.connect()
     return store
 
 

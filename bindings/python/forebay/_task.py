@@ -4,19 +4,21 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import string
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 
-from forebay import _scope, _shared, _stores
+from forebay import _handles, _scope, _shared, _stores
 from forebay._flags import IN, In, InOut, Keep, ReadOnly
 from forebay._forebay import Builder, Ref, Store, handle_of
-from forebay._handles import install
+from forebay._objects import is_plain
 from forebay._shared import SharedArray
-from forebay.errors import BadArgument, Exists, ForebayError, TypeMismatch
+from forebay.errors import BadArgument, Conflict, Exists, ForebayError, TypeMismatch
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Flag = In | ReadOnly | InOut
@@ -86,9 +88,6 @@ class _Task:
             raise BadArgument(f"{self.name}: returns is KEEP or IN, not {returns!r}")
         self.returns = returns if isinstance(returns, Keep) else None
         self.parameters = self._find_parameters(flags)
-        self.named = {
-            parameter.name: parameter for parameter in self.parameters if not parameter.takes_named
-        }
         # The common case has a path of its own: nothing to seal, nothing to keep.
         self.only_reads = self.returns is None and all(
             isinstance(parameter.flag, ReadOnly)
@@ -104,6 +103,11 @@ class _Task:
             known = inspect.signature(self.function).parameters
         except (TypeError, ValueError):  # some callables do not tell: then only by name
             known = {}  # type: ignore[assignment]
+        self.known = frozenset(
+            name
+            for name, parameter in known.items()
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        )
         found = []
         for name, flag in flags.items():
             if not isinstance(flag, (In, ReadOnly, InOut)):
@@ -132,7 +136,16 @@ class _Task:
     # ------------------------------------------------------------------------------ the decorated
 
     def decorated(self) -> Callable[..., Any]:
-        if inspect.iscoroutinefunction(self.function):
+        call = getattr(self.function, "__call__", None)
+        asynchronous = inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(call)
+        if not asynchronous and not self.only_reads:
+            for function in (self.function, call):
+                if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+                    raise BadArgument(
+                        f"{self.name} is a generator, which has not done its work when it returns: it "
+                        "cannot have INOUT, KEEP, an id or writable"
+                    )
+        if asynchronous:
             wrapper = self._asynchronous()
         else:
             wrapper = self._synchronous()
@@ -147,8 +160,8 @@ class _Task:
 
     def _synchronous(self) -> Callable[..., Any]:
         def wrapper(*arguments: Any, **named: Any) -> Any:
-            if not _ready:
-                _get_ready()
+            if not _handles.asked:
+                _handles.install_once()
             if self.only_reads:
                 arguments, named = self._read_only(arguments, named)
                 try:
@@ -160,7 +173,7 @@ class _Task:
             try:
                 result = self.function(*call.arguments, **call.named)
             except BaseException as error:
-                call.abort()
+                call.abort(error)
                 if isinstance(error, ValueError):
                     self._explain(error)
                 raise
@@ -170,13 +183,13 @@ class _Task:
 
     def _asynchronous(self) -> Callable[..., Any]:
         async def wrapper(*arguments: Any, **named: Any) -> Any:
-            if not _ready:
-                _get_ready()
+            if not _handles.asked:
+                _handles.install_once()
             call = _Call(self, arguments, named)
             try:
                 result = await self.function(*call.arguments, **call.named)
             except BaseException as error:
-                call.abort()
+                call.abort(error)
                 if isinstance(error, ValueError):
                     self._explain(error)
                 raise
@@ -234,18 +247,10 @@ class _Task:
         for parameter in self.parameters:
             if isinstance(parameter.flag, ReadOnly) and parameter.flag.id is not None:
                 continue  # the first who runs it puts it
-            for place, key in _places(parameter, self.named, changed, changed_named):
-                place[key] = _map(place[key], _travelling)
+            change = _travelling if isinstance(parameter.flag, ReadOnly) else _leaving
+            for place, key in _places(parameter, self.known, changed, changed_named):
+                place[key] = _map(place[key], change)
         return tuple(changed[bound:]), changed_named
-
-
-_ready = False
-
-
-def _get_ready() -> None:
-    global _ready
-    install()
-    _ready = True
 
 
 def _near(name: str, known: Any) -> str:
@@ -258,36 +263,38 @@ def _near(name: str, known: Any) -> str:
 
 
 def _places(
-    parameter: _Parameter, flagged: Mapping[str, Any], arguments: list[Any], named: dict[str, Any]
+    parameter: _Parameter, known: frozenset[str], arguments: list[Any], named: dict[str, Any]
 ) -> list[tuple[Any, Any]]:
     """Where a call has the values of a parameter: (container, key) for each."""
     index = parameter.index
     if parameter.takes_rest:
         return [(arguments, i) for i in range(index or 0, len(arguments))]
     if parameter.takes_named:
-        known = set(inspect.signature(_nothing).parameters)
-        return [(named, key) for key in named if key not in known and key not in flagged]
+        return [(named, key) for key in named if key not in known]
     if index is not None and index < len(arguments):
         return [(arguments, index)]
     return [(named, parameter.name)] if parameter.name in named else []
 
 
-def _nothing() -> None:
-    pass
-
-
-def _map(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Apply to the elements of lists, tuples and dicts, and to anything else itself."""
+def _map(value: Any, change: Callable[[Any], Any], within: tuple[int, ...] = ()) -> Any:
+    """Apply to the elements of lists, tuples and dicts, and to anything else itself. A collection of which
+    nothing changes remains itself."""
     kind = type(value)
-    if kind is list:
-        return [_map(element, change) for element in value]
-    if kind is tuple:
-        return tuple([_map(element, change) for element in value])
+    if kind not in (list, dict) and not isinstance(value, tuple):
+        return change(value)
+    if id(value) in within:
+        return value  # it contains itself
+    within = (*within, id(value))
     if kind is dict:
-        return {key: _map(element, change) for key, element in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):  # a namedtuple
-        return kind(*[_map(element, change) for element in value])
-    return change(value)
+        changed = {key: _map(element, change, within) for key, element in value.items()}
+        same = all(changed[key] is element for key, element in value.items())
+        return value if same else changed
+    elements = [_map(element, change, within) for element in value]
+    if all(new is old for new, old in zip(elements, value)):
+        return value
+    if kind is list:
+        return elements
+    return kind(*elements) if hasattr(value, "_fields") else tuple(elements)
 
 
 # ------------------------------------------------------------------------------------ read-only
@@ -304,13 +311,15 @@ def _read(value: Any) -> Any:
         return _stores.get(value)
     if kind is SharedArray:
         return value.view(np.ndarray)
-    if kind is list or kind is tuple or kind is dict or isinstance(value, tuple):
-        return _map(value, _read_element)
+    if kind is np.memmap:
+        return _shared.mark(value.view(np.ndarray))
+    if isinstance(value, np.ndarray):
+        view = value.view()
+        view.flags.writeable = False
+        return view
+    if kind is list or kind is dict or isinstance(value, tuple):
+        return _map(value, _read)
     return value
-
-
-def _read_element(value: Any) -> Any:
-    return _read(value) if type(value) in (np.ndarray, Ref, SharedArray) else value
 
 
 def _store_of(ref: Ref) -> Store:
@@ -325,15 +334,28 @@ def _copied(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
+def _can_travel(value: Any) -> bool:
+    return type(value) in (np.ndarray, np.memmap) and value.size > 0 and is_plain(value.dtype)
+
+
 def _travelling(value: Any) -> Any:
-    if isinstance(value, np.ndarray) and type(value) in (np.ndarray, np.memmap):
-        if value.dtype.hasobject or value.size == 0:
-            return value
-        return _shared.share(value)
-    return value
+    if not _can_travel(value):
+        return value
+    return value.view(SharedArray) if handle_of(value) is not None else _shared.share_once(value)
+
+
+def _leaving(value: Any) -> Any:
+    """An INOUT argument: each submission has versions of its own."""
+    if not _can_travel(value) or handle_of(value) is not None:
+        return value
+    return _shared.share_anew(value)
 
 
 # ------------------------------------------------------------------------------------- one call
+
+
+# How long the end of a task waits for another run of it that makes the same version.
+_TWIN_SECONDS = 10.0
 
 
 class _Updating:
@@ -344,24 +366,40 @@ class _Updating:
         self.ref = ref
         self.store = _store_of(ref)
         self.builder: Builder | None = None
+        info = self.store.stat(ref).info
+        self.options = {"evictable": info.evictable, "persistent": info.persistent}
         try:
-            self.builder = self.store.update(ref.id, ref.version, take=take)
+            self.builder = self.store.update(ref.id, ref.version, take=take, **self.options)
             self.array = self.builder.array
-        except Exists:
-            # Made already: by this very task, which is run again? The same bytes are fine then.
+        except (Exists, Conflict) as error:
+            if take and isinstance(error, Conflict):
+                raise
+            # Made already, or at this moment: by this very task, which is run again? The same bytes are
+            # fine then.
             self.array = self.store.get(ref, writable="copy")
 
     def end(self) -> np.ndarray:
         if self.builder is not None:
             try:
-                self.builder.seal()
+                self._seal(self.builder)
             except BufferError as error:
                 raise BufferError(
                     f"the argument {self.name!r} (INOUT) cannot be sealed: {error}"
                 ) from None
             return self.array.view(SharedArray)
-        made = self.store.put(self.ref.id, self.array, version=self.ref.version + 1, exist_ok=True)
+        id, version = self.ref.id, self.ref.version + 1
+        # Who makes it meanwhile is given time to.
+        self.store.get(id, version, timeout=_TWIN_SECONDS, default=None)
+        made = self.store.put(id, self.array, version=version, exist_ok=True, **self.options)
         return self.store.get(made).view(SharedArray)
+
+    @staticmethod
+    def _seal(builder: Builder) -> None:
+        try:
+            builder.seal()
+        except BufferError:
+            gc.collect()  # views in cycles
+            builder.seal()
 
     def abort(self) -> None:
         if self.builder is not None:
@@ -379,6 +417,8 @@ class _Call:
         self.arguments: Any = list(arguments)
         self.named = named
         self.updating: list[_Updating] = []
+        self.written: list[np.ndarray] = []  # INOUT, and not in the store
+        self.kept = 0
         self.prefix: str | None = None
         # Texts of ids are formatted with what the caller passed.
         self.given = _given(task, arguments, named) if _formats(task) else {}
@@ -391,7 +431,7 @@ class _Call:
                     and (index is None or index >= len(self.arguments))
                 ):
                     named[parameter.name] = parameter.default
-                for place, key in _places(parameter, task.named, self.arguments, named):
+                for place, key in _places(parameter, task.known, self.arguments, named):
                     place[key] = self._open(parameter, place[key])
         except BaseException:
             self.abort()
@@ -403,11 +443,11 @@ class _Call:
         if isinstance(flag, InOut):
             return _map(value, lambda element: self._update(parameter.name, element, flag.take))
         assert isinstance(flag, ReadOnly)
-        if flag.id is not None and type(value) is not Ref:
+        keyed = flag.id is not None and isinstance(value, np.ndarray)
+        if keyed and flag.id is not None and handle_of(value) is None:
             id = flag.id.format(**self.given) if "{" in flag.id else flag.id
-            plain = value.view(np.ndarray) if type(value) is SharedArray else value
             store = _stores.default()
-            shared = store.get_or_create(id, lambda: plain, flag.version)
+            shared = store.get_or_create(id, lambda: value, flag.version)
             if flag.writable:
                 return store.get(id, flag.version, writable="copy")
             return shared
@@ -429,6 +469,9 @@ class _Call:
     def _update(self, name: str, value: Any, take: bool) -> Any:
         ref = value if type(value) is Ref else _shared.ref_of(value)
         if ref is not None:
+            for updating in self.updating:
+                if updating.ref == ref:
+                    return updating.array  # given twice, it is one array, as any other would be
             updating = _Updating(name, ref, take)
             self.updating.append(updating)
             return updating.array
@@ -444,15 +487,28 @@ class _Call:
                 "of which only the whole has versions"
             )
         _shared.forget(value)
+        self.written.append(value)
         return value
 
-    def abort(self) -> None:
+    def abort(self, error: BaseException | None = None) -> None:
         self.arguments = ()
+        self._forget_written()
+        if self.updating and error is not None and error.__traceback__ is not None:
+            # Its frames hold views of what is being made, for as long as somebody keeps the error; and as
+            # long the version could not be made by another run.
+            traceback.clear_frames(error.__traceback__.tb_next or error.__traceback__)
         for updating in self.updating:
             updating.abort()
 
+    def _forget_written(self) -> None:
+        # What was put of them meanwhile is half of it.
+        for array in self.written:
+            _shared.forget(array)
+        self.written = []
+
     def end(self, result: Any) -> Any:
         self.arguments = ()
+        self._forget_written()
         sealed: dict[int, Any] = {}
         try:
             while self.updating:
@@ -467,16 +523,17 @@ class _Call:
             result = _map(result, lambda value: sealed.get(id(value), value))
         if self.task.returns is None:
             return result
-        self.kept = 0
         return _map(result, self._keep)
 
     def _keep(self, value: Any) -> Any:
-        if type(value) is SharedArray or value is None or isinstance(value, _SCALARS):
+        if value is None or isinstance(value, _SCALARS):
             return value
-        if isinstance(value, np.ndarray) and handle_of(value) is not None:
-            return value.view(SharedArray)
         keep = self.task.returns
         assert keep is not None
+        if keep.id is None and isinstance(value, np.ndarray) and handle_of(value) is not None:
+            return value.view(SharedArray)
+        if type(value) is SharedArray:
+            value = value.view(np.ndarray)
         self.kept += 1
         if keep.id is not None:
             id = keep.id.format(**self.given) if "{" in keep.id else keep.id

@@ -32,6 +32,7 @@ struct Made {
             {.bytes = {}},
             {.bytes = {}, .size_bytes = last.size(), .fill = [this](std::span<std::byte> target) {
                std::ranges::copy(last, target.begin());
+               return true;
              }}};
   }
   bool is_what(const View& view) const {
@@ -90,6 +91,22 @@ TEST_SUITE("object in parts") {
       CHECK(outcome(client.put_object(id, other.parts(), again)) == "exists");
       CHECK(outcome(client.put(id, must(client.get(id)).bytes(), again)) == "ok");
       CHECK(outcome(client.put_group(id, {}, again)) == "exists");
+    }
+  }
+
+  TEST_CASE("a part that cannot be made leaves nothing, and lets the next who has a claim try") {
+    DaemonProcess daemon;
+    Client client = daemon.connect();
+    for (const std::size_t size : {std::size_t{10}, std::size_t{1'000'000}}) {
+      const std::vector<ObjectPart> parts{
+          {.bytes = {}, .size_bytes = size, .fill = [](std::span<std::byte>) { return false; }}};
+      CHECK(outcome(client.put_object("o", parts)) == "bad_argument");
+      {
+        auto claimed = must(client.claim("o"));
+        CHECK(outcome(std::get<Claim>(claimed).put_object(parts, {})) == "bad_argument");
+      }
+      CHECK_FALSE(must(client.contains("o")));
+      CHECK(std::holds_alternative<Claim>(must(client.claim("o"))));
     }
   }
 

@@ -12,6 +12,7 @@
 #include "tests/support/daemon_process.h"
 #include "tests/support/outcome.h"
 #include "tests/support/payload.h"
+#include "tests/support/status.h"
 
 namespace forebay::test {
 namespace {
@@ -85,9 +86,15 @@ TEST_SUITE("put and get") {
         ++calls;
         given = bytes.size();
         fill(bytes, id, 1);
+        return true;
       }));
       CHECK(calls == 1);
       CHECK(given == size);
+      // What could not be written is not put, and its number is free again.
+      CHECK(outcome(client.put("not", size, [](std::span<std::byte>) { return false; })) ==
+            "bad_argument");
+      CHECK_FALSE(must(client.contains("not")));
+      CHECK(status_becomes(client, "creating", 0) == 0);
       CHECK(wrong_bytes(must(client.get(ref)).bytes(), size, id, 1) == "");
     }
   }
@@ -307,8 +314,11 @@ TEST_SUITE("put and get") {
       CAPTURE(size);
       must(client.put("cold", payload(size, "cold", 1), {.version = 1}));
       CHECK(wrong_bytes(must(client.get("cold", {.version = 1})).bytes(), size, "cold", 1) == "");
-      must(client.put("cold", size, [](std::span<std::byte> bytes) { fill(bytes, "cold", 2); },
-                      {.version = 2}));
+      const auto by_two = [](std::span<std::byte> bytes) {
+        fill(bytes, "cold", 2);
+        return true;
+      };
+      must(client.put("cold", size, by_two, {.version = 2}));
       CHECK(wrong_bytes(must(client.get("cold", {.version = 2})).bytes(), size, "cold", 2) == "");
       must(client.remove("cold"));
       client = daemon.connect();

@@ -61,6 +61,7 @@ TEST_SUITE("object") {
         {.bytes = head},
         {.bytes = {}, .size_bytes = body.size(), .fill = [&](std::span<std::byte> target) {
            std::ranges::copy(body, target.begin());
+           return true;
          }}};
     const std::vector<Bytes> contents{head, body};
     const auto parts = parts_of(contents);
@@ -73,7 +74,7 @@ TEST_SUITE("object") {
   TEST_CASE("no part, too many, and sizes beyond 64 bits are refused") {
     CHECK(plan_object({}).error().is(Errc::bad_argument));
     CHECK(plan_object(std::vector<ObjectPart>(object_parts_max + 1)).error().is(Errc::bad_argument));
-    const auto nothing = [](std::span<std::byte>) {};
+    const auto nothing = [](std::span<std::byte>) { return true; };
     const std::vector<ObjectPart> huge(
         2, {.bytes = {}, .size_bytes = std::numeric_limits<std::uint64_t>::max() / 2 + 100,
             .fill = nothing});
