@@ -94,7 +94,7 @@ def measure(case: Case, jobs: Mapping[str, Job], rounds: int, tick: Tick) -> Non
             tick(arm)
 
 
-# --- what the issue asks of B5: better than the arms that copy from 1 MiB on, and never much worse than
+# --- what is asked of B5: better than the arms that copy from 1 MiB on, and never much worse than
 # those that do not
 
 LARGE = 2**20

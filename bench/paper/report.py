@@ -15,7 +15,7 @@ from paper.measuring import Case, Spread, verdicts
 if TYPE_CHECKING:
     from rich.console import Console
 
-# What the issue asks of B5 and B6.
+# What is asked of B5 and B6.
 MOST_SHARED = 1.02  # of the data: Pss_Shmem of daemon, master and workers together
 MOST_PRIVATE_BYTES = 64 * 2**20  # a worker
 

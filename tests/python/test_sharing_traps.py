@@ -76,6 +76,8 @@ class TestOtherArraysStayWhatTheyAre:
         array = np.zeros(LARGE)
         first = forebay.share(array)
         assert forebay.share(array) is first
+        assert size_of_pickle(array) < 300  # the flag is content with the same
+        assert forebay.share(array) is first
         array[12345] = 1
         assert forebay.share(array)[12345] == 1
         assert first[12345] == 0
@@ -319,6 +321,7 @@ class TestTravel:
 
     def test_joblib_and_dask_above_get_handles_of_marked_arrays(self, store):
         joblib = pytest.importorskip("joblib")
+        forebay.install()  # now that it is imported
         array = np.zeros(LARGE)
         flagged = forebay.task(points=RRO)(joblib.delayed(_look))
         assert joblib.Parallel(n_jobs=2)(flagged(points=array) for _ in range(2)) == [True, True]

@@ -104,7 +104,7 @@ def share(
             raise BadArgument("a version without an id: say which segment it is one of")
         if handle_of(array) is not None:
             return array.view(SharedArray)
-        return _marks.share(array, store, _hash_of(array))
+        return _marks.share(array, store, whole=True)
     there = store if store is not None else _stores.default()
     ref = there.put(id, np.asarray(array), version=version, exist_ok=version is not None)
     return there.get(ref).view(SharedArray)
@@ -125,7 +125,7 @@ def mark(array: np.ndarray) -> np.ndarray:
 
 def share_once(array: np.ndarray) -> SharedArray:
     """As `share`, of an array that is promised not to change while it lives."""
-    return _marks.share(array, None, _sample_of(array))
+    return _marks.share(array)
 
 
 def share_anew(array: np.ndarray) -> SharedArray:
@@ -167,14 +167,21 @@ class _Mark:
         # tell data by identity.
         self.shared: SharedArray | None = None
         self.scope: _scope.Scope | None = None
-        self.fingerprint: Any = None
+        self.sample: int | None = None
+        self.hash: int | None = None  # of all elements, once somebody has asked
 
-    def holds(self, fingerprint: Any, store: Store | None) -> bool:
-        """Whether what was put is still there, where it is wanted, and what the array is."""
-        if self.shared is None or self.scope is None or self.fingerprint != fingerprint:
+    def holds(self, array: np.ndarray, store: Store | None, whole: bool) -> bool:
+        """Whether what was put is still there, where it is wanted, and what the array is: as far as a
+        sample tells, or as a whole."""
+        if self.shared is None or self.scope is None or self.sample != _sample_of(array):
             return False
         if store is not None and store is not self.scope.store:
             return False
+        if whole:
+            if self.hash is None:
+                self.hash = array_hash(self.shared)
+            if self.hash != array_hash(array):
+                return False
         try:
             # Removed, perhaps with its scope, it stays readable here, but no handle finds it.
             self.scope.store.get(Ref(handle_of(self.shared)[0]))  # type: ignore[index]
@@ -230,16 +237,19 @@ class _Marks:
                 if mark.scope is scope:
                     mark.shared = mark.scope = None
 
-    def share(self, array: np.ndarray, store: Store | None, fingerprint: Any) -> SharedArray:
-        """Put it, unless that was done, and is still as it was; return the view of the segment."""
+    def share(
+        self, array: np.ndarray, store: Store | None = None, *, whole: bool = False
+    ) -> SharedArray:
+        """Put it, unless that was done, and it is still as it was; return the view of the segment."""
         mark = self.note(array)
         with mark.lock:
-            if not mark.holds(fingerprint, store):
+            if not mark.holds(array, store, whole):
                 scope = _scope.current(store)
                 ref = scope.store.put(scope.new_id("shared"), np.asarray(array), evictable=True)
                 mark.shared = scope.store.get(ref).view(SharedArray)
                 mark.scope = scope
-                mark.fingerprint = fingerprint
+                mark.sample = _sample_of(array)
+                mark.hash = None
             assert mark.shared is not None
             return mark.shared
 
@@ -253,7 +263,7 @@ class _Marks:
         if not marks:
             return None
         if _region_of(array) in marks:
-            return self.share(array, None, _sample_of(array))
+            return self.share(array)
         start, end = _bounds_of(array)
         for address, shape, strides, dtype in list(marks):
             marked = _array_at(_owner_of(array), address, shape, strides, dtype)
@@ -261,7 +271,7 @@ class _Marks:
                 continue
             if address <= start and end <= address + marked.nbytes:
                 # Laid out in the segment as here.
-                shared = self.share(marked, None, _sample_of(marked)).view(np.ndarray)
+                shared = self.share(marked).view(np.ndarray)
                 flat = shared.reshape(-1, order="A").view(np.uint8)
                 offset = _address_of(array) - address
                 return np.ndarray(array.shape, array.dtype, flat, offset, array.strides)
@@ -302,17 +312,12 @@ def _array_at(
     return np.ndarray(shape, dtype, flat, address - _address_of(owner), strides)
 
 
-def _sample_of(array: np.ndarray) -> Any:
+def _sample_of(array: np.ndarray) -> int:
     """A sample of the elements. Who flags an array promises not to change it; this catches most of those
-    who do, in a few microseconds."""
+    who do, in a few microseconds. `share` asks for no promise, and looks at all of it as well."""
     samples = 256
     picked = array.flat[:: max(1, array.size // samples)]
     return hash((picked.tobytes(), array.flat[-1:].tobytes()))
-
-
-def _hash_of(array: np.ndarray) -> Any:
-    """All elements: `share` asks for no promise. A fraction of what copying them would take."""
-    return ("all", array_hash(array))
 
 
 def _after_fork() -> None:
