@@ -286,7 +286,7 @@ class TestArraysOfObjects:
         back = through(store, original)
         assert back.dtype == original.dtype
         assert back.tolist() == original.tolist()
-        if hasattr(np.dtypes, "StringDType"):
+        if hasattr(np, "dtypes") and hasattr(np.dtypes, "StringDType"):
             words = np.array(["a", "b" * 100], np.dtypes.StringDType())
             back = through(store, words)
             assert back.dtype == words.dtype
@@ -664,8 +664,10 @@ def test_an_array_of_the_array_api_goes_through_its_namespace(store):
     assert type(back) is Tensor
     assert back.numpy.shape == (10, LARGE // 10)
     assert (back.numpy.ravel() == np.arange(LARGE)).all()
-    assert in_a_segment(back.numpy)
-    assert not back.numpy.flags.writeable
+    # Before version 2.1, NumPy hands on no read-only memory that way: then it is a copy.
+    if tuple(map(int, np.__version__.split(".")[:2])) >= (2, 1):
+        assert in_a_segment(back.numpy)
+        assert not back.numpy.flags.writeable
 
 
 class TestBuffers:

@@ -12,18 +12,21 @@ import io
 import pickle
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 
 from forebay.errors import Unstorable
 
 # A buffer, or an array that is copied to where it goes.
-Part = memoryview | np.ndarray
+Part = Union[memoryview, np.ndarray]
 
 # From here on, small buffers stay in the pickle: each part costs its reader a fraction of a microsecond.
 _MANY_PARTS = 2**16
 _SMALL_BYTES = 4096
+
+# What picklers say "no" with. Anything else comes from a class's own code, or from a signal handler.
+_CANNOT = (pickle.PicklingError, TypeError, AttributeError, NotImplementedError, ValueError)
 
 
 def dump(value: object) -> list[Part]:
@@ -37,7 +40,7 @@ def dump(value: object) -> list[Part]:
         failure = None
     except Unstorable:
         raise
-    except Exception as error:  # noqa: BLE001 - a class's own __reduce__ may raise anything
+    except _CANNOT as error:
         failure = error
     cloud_pickler = _cloud_pickler()
     if cloud_pickler is None:
@@ -48,7 +51,7 @@ def dump(value: object) -> list[Part]:
         head, parts = _dump_with(cloud_pickler, value)
     except Unstorable:
         raise
-    except Exception as error:  # noqa: BLE001
+    except _CANNOT as error:
         if failure is None:
             return first
         raise _unstorable(value, error, "") from error
@@ -368,4 +371,8 @@ def _reduce_dlpack(value: Any) -> Any:
 
 def _dlpack(namespace: str, array: np.ndarray) -> Any:
     module = __import__(namespace, fromlist=["from_dlpack"])
-    return module.from_dlpack(array)
+    try:
+        return module.from_dlpack(array)
+    except (BufferError, TypeError):
+        # It takes no read-only memory, or NumPy (before 2.1) gives none: then a copy of the reader's own.
+        return module.from_dlpack(array.copy())

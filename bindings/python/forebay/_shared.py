@@ -44,9 +44,10 @@ class SharedArray(np.ndarray):
         return plain[()] if return_scalar or plain.shape == () else plain
 
     def __getitem__(self, key: Any) -> Any:
-        item = super().__getitem__(key)
         # What an index array picks is a copy, and no longer shared.
-        return item.view(np.ndarray) if _is_alone(item) else item
+        item = self.view(np.ndarray)[key]
+        shared = isinstance(item, np.ndarray) and handle_of(item) is not None
+        return item.view(SharedArray) if shared else item
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         made = super().__array_function__(func, types, args, kwargs)

@@ -9,7 +9,7 @@ import inspect
 import string
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Union
 
 import numpy as np
 
@@ -20,8 +20,7 @@ from forebay._objects import is_plain
 from forebay._shared import SharedArray
 from forebay.errors import BadArgument, Conflict, Exists, ForebayError, TypeMismatch
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-_Flag = In | ReadOnly | InOut
+_Flag = Union[In, ReadOnly, InOut]
 
 
 def task(
