@@ -319,6 +319,18 @@ class TestTravel:
         )
         assert said.split() == ["True"] * 4
 
+    @pytest.mark.parametrize("package", ["cloudpickle", "dill"])
+    def test_a_function_that_is_pickled_by_value_takes_little_along(self, store, package):
+        pickler = pytest.importorskip(package)
+
+        @forebay.task(points=RRO, returns=KEEP)
+        def work(points):
+            return points + 1
+
+        pickled = pickler.dumps(work)
+        assert len(pickled) < 5000
+        assert pickle.loads(pickled)(forebay.share(np.ones(3))).sum() == 6
+
     def test_joblib_and_dask_above_get_handles_of_marked_arrays(self, store):
         joblib = pytest.importorskip("joblib")
         forebay.install()  # now that it is imported

@@ -13,7 +13,7 @@ from typing import Any, Union
 
 import numpy as np
 
-from forebay import _handles, _scope, _shared, _stores
+from forebay import _handles, _scope, _shared, _stores, _wrapper
 from forebay._flags import IN, In, InOut, Keep, ReadOnly
 from forebay._forebay import Builder, Ref, Store, handle_of
 from forebay._objects import is_plain
@@ -145,9 +145,9 @@ class _Task:
                         "cannot have INOUT, KEEP, an id or writable"
                     )
         if asynchronous:
-            wrapper = self._asynchronous()
+            wrapper = _wrapper.asynchronous(self)
         else:
-            wrapper = self._synchronous()
+            wrapper = _wrapper.synchronous(self)
         functools.update_wrapper(wrapper, self.function)
         try:
             # Some frameworks look for a signature and not through __wrapped__.
@@ -157,44 +157,39 @@ class _Task:
         wrapper.__forebay_task__ = self  # type: ignore[attr-defined]
         return wrapper
 
-    def _synchronous(self) -> Callable[..., Any]:
-        def wrapper(*arguments: Any, **named: Any) -> Any:
-            if not _handles.asked:
-                _handles.install_once()
-            if self.only_reads:
-                arguments, named = self._read_only(arguments, named)
-                try:
-                    return self.function(*arguments, **named)
-                except ValueError as error:
-                    self._explain(error)
-                    raise
-            call = _Call(self, arguments, named)
+    def run(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if not _handles.asked:
+            _handles.install_once()
+        if self.only_reads:
+            arguments, named = self._read_only(arguments, named)
             try:
-                result = self.function(*call.arguments, **call.named)
-            except BaseException as error:
-                call.abort(error)
-                if isinstance(error, ValueError):
-                    self._explain(error)
+                return self.function(*arguments, **named)
+            except ValueError as error:
+                self._explain(error)
                 raise
-            return call.end(result)
+        call = _Call(self, arguments, named)
+        try:
+            result = self.function(*call.arguments, **call.named)
+        except BaseException as error:
+            self._fail(call, error)
+            raise
+        return call.end(result)
 
-        return wrapper
+    async def run_coroutine(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if not _handles.asked:
+            _handles.install_once()
+        call = _Call(self, arguments, named)
+        try:
+            result = await self.function(*call.arguments, **call.named)
+        except BaseException as error:
+            self._fail(call, error)
+            raise
+        return call.end(result)
 
-    def _asynchronous(self) -> Callable[..., Any]:
-        async def wrapper(*arguments: Any, **named: Any) -> Any:
-            if not _handles.asked:
-                _handles.install_once()
-            call = _Call(self, arguments, named)
-            try:
-                result = await self.function(*call.arguments, **call.named)
-            except BaseException as error:
-                call.abort(error)
-                if isinstance(error, ValueError):
-                    self._explain(error)
-                raise
-            return call.end(result)
-
-        return wrapper
+    def _fail(self, call: _Call, error: BaseException) -> None:
+        call.abort(error)
+        if isinstance(error, ValueError):
+            self._explain(error)
 
     def _read_only(
         self, arguments: tuple[Any, ...], named: dict[str, Any]
