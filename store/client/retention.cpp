@@ -56,7 +56,10 @@ Result<Ref> Core::take_hold(std::string_view id, wire::HoldRequest& request) {
     const wire::HoldReply& reply = answer->message;
     {
       const std::lock_guard lock(state_mutex_);
-      if (said_by_ != connection->get()) continue;
+      if (said_by_ != connection->get()) {
+        if (std::chrono::steady_clock::now() < until) continue;
+        return fail(Errc::timed_out, "the daemon has not answered in time");
+      }
       ++holds_[{reply.entry, reply.serial}];
     }
     return make_ref(id, {store(), reply.entry, reply.version, reply.serial}, {});

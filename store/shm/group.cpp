@@ -24,12 +24,6 @@ Failure broken() {
   return fail(Errc::type_mismatch, "the segment's description is not one of a group");
 }
 
-// The next multiple of payload_alignment, unless that is beyond 64 bits.
-std::optional<std::uint64_t> aligned(std::uint64_t offset) {
-  if (__builtin_add_overflow(offset, payload_alignment - 1, &offset)) return std::nullopt;
-  return offset / payload_alignment * payload_alignment;
-}
-
 Result<void> check_name(std::string_view name, std::unordered_set<std::string_view>& names) {
   if (name.empty()) return fail(Errc::bad_argument, "a member of a group without a name");
   if (name.size() > group_name_bytes_max)

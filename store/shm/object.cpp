@@ -2,17 +2,12 @@
 #include "store/shm/object.h"
 
 #include <cstring>
-#include <optional>
 #include <string>
+
+#include "store/shm/packed.h"
 
 namespace forebay::shm {
 namespace {
-
-// The next multiple of payload_alignment, unless that is beyond 64 bits.
-std::optional<std::uint64_t> aligned(std::uint64_t offset) {
-  if (__builtin_add_overflow(offset, payload_alignment - 1, &offset)) return std::nullopt;
-  return offset / payload_alignment * payload_alignment;
-}
 
 Failure broken() {
   return fail(Errc::type_mismatch, "the segment's bytes are not the parts of an object");

@@ -11,7 +11,15 @@
 #include <type_traits>
 #include <vector>
 
+#include "store/shm/layout.h"
+
 namespace forebay::shm {
+
+// The next multiple of payload_alignment, unless that is beyond 64 bits.
+inline std::optional<std::uint64_t> aligned(std::uint64_t offset) {
+  if (__builtin_add_overflow(offset, payload_alignment - 1, &offset)) return std::nullopt;
+  return offset / payload_alignment * payload_alignment;
+}
 
 template <class T>
 void append(std::vector<std::byte>& bytes, const T& value) {
