@@ -38,6 +38,7 @@ constexpr std::array<Row, errc_last> rows{{
     {Errc::already_running, "already_running", "another daemon serves this instance"},
     {Errc::loader_failed, "loader_failed", "the version's loader failed"},
     {Errc::cancelled, "cancelled", "the request was cancelled"},
+    {Errc::tier_down, "tier_down", "the tier that holds it does not answer"},
 }};
 
 const Row* find_row(int code) {

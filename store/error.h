@@ -46,9 +46,10 @@ enum class Errc : int {
   already_running = 21, // another daemon serves this instance
   loader_failed = 22,   // whoever was to make the version could not; the detail says why
   cancelled = 23,       // whoever asked has said that the answer is not wanted any more
+  tier_down = 24,       // the tier that holds it does not answer; it may be back later
 };
 
-inline constexpr int errc_last = static_cast<int>(Errc::cancelled);
+inline constexpr int errc_last = static_cast<int>(Errc::tier_down);
 
 FOREBAY_API const std::error_category& forebay_category() noexcept;
 

@@ -309,7 +309,7 @@ int write_events(forebay_subscription& subscription, Result<std::vector<forebay:
 
 }  // namespace
 
-static_assert(FOREBAY_ECANCELLED == forebay::errc_last);
+static_assert(FOREBAY_ETIERDOWN == forebay::errc_last);
 static_assert(FOREBAY_KEEP_ALL == forebay::keep_all && FOREBAY_KEEP_MAX == forebay::keep_max);
 
 forebay_list::~forebay_list() { release_user(client); }

@@ -62,7 +62,8 @@ enum {
   FOREBAY_ELIMIT = 20,         /* segments or processes ran out */
   FOREBAY_EALREADYRUNNING = 21, /* another daemon serves this instance */
   FOREBAY_ELOADERFAILED = 22,   /* whoever was to make the version could not */
-  FOREBAY_ECANCELLED = 23       /* the answer is not wanted any more */
+  FOREBAY_ECANCELLED = 23,      /* the answer is not wanted any more */
+  FOREBAY_ETIERDOWN = 24        /* the tier that holds it does not answer; it may be back later */
 };
 
 /* The short name of a code, as "not_found"; of a negated errno, the system's text. Never NULL. */

@@ -35,6 +35,7 @@ constexpr std::array<Row, errc_last> rows{{
     {Errc::already_running, "ForebayError"},
     {Errc::loader_failed, "LoaderFailed"},
     {Errc::cancelled, "Cancelled"},
+    {Errc::tier_down, "TierDown"},
 }};
 
 // By code; index 0 is for errors of the system. Held for ever: raising may outlive everything.

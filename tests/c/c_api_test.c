@@ -23,9 +23,9 @@ static void check(int holds, const char* what, int line) {
 
 static void errors_have_names(void) {
   int code;
-  for (code = 1; code <= FOREBAY_ECANCELLED; ++code)
+  for (code = 1; code <= FOREBAY_ETIERDOWN; ++code)
     CHECK(strcmp(forebay_strerror(code), "unknown") != 0);
-  CHECK(strcmp(forebay_strerror(FOREBAY_ECANCELLED + 1), "unknown") == 0);
+  CHECK(strcmp(forebay_strerror(FOREBAY_ETIERDOWN + 1), "unknown") == 0);
   CHECK(strcmp(forebay_strerror(0), "ok") == 0);
   CHECK(strcmp(forebay_strerror(FOREBAY_ENOTFOUND), "not_found") == 0);
   CHECK(strcmp(forebay_strerror(FOREBAY_ELOADERFAILED), "loader_failed") == 0);

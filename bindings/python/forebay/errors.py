@@ -104,3 +104,7 @@ class Cancelled(ForebayError):
 
     Not what a task sees that is cancelled: that is asyncio.CancelledError.
     """
+
+
+class TierDown(ForebayError, ConnectionError):
+    """The pool or disk that holds the segment does not answer; it may be back later."""
