@@ -31,6 +31,7 @@
 #include "store/private_view.h"
 #include "store/ref.h"
 #include "store/subscription.h"
+#include "store/tiers.h"
 #include "store/timeout.h"
 #include "store/view.h"
 
@@ -106,6 +107,8 @@ struct GetOptions {
   std::uint64_t version = 0;  // 0: the newest
   std::uint64_t after = 0;    // with version 0: only a version above this one will do
   Timeout timeout{0};         // how long to wait for a version that is not there yet
+  // Also what another node has published to the pool: with version 0, the newest that the pool knows.
+  bool from_pool = false;
 };
 
 // What `list` says about a segment; all of it is read from shared memory.
@@ -280,6 +283,29 @@ class FOREBAY_API Client {
   // timed_out or disconnected it goes on, or may be asked for again. Fails with bad_state if the
   // scope was not begun by this client.
   Result<std::uint64_t> end_scope(std::string_view prefix);
+
+  // A segment whose bytes are in a tier is there like any other: a get brings them back. These are for
+  // who knows better when (see docs/spilling.md). Each names segments by id and version, or with the
+  // serial of a ref; returns how many were dealt with, and fails with the first error: not_found,
+  // stale_ref, store_full (everything is pinned), lost, tier_down, bad_state (there is no tier). A
+  // timeout of zero is the client's own (ConnectOptions).
+  // Into memory, when there is time and room: not waited for, and never in the way of a get.
+  Result<std::uint64_t> prefetch(std::span<const SegmentName> segments);
+  // Into memory, and waits for it.
+  Result<std::uint64_t> restore(std::span<const SegmentName> segments, Timeout timeout = {});
+  // Into a tier, and out of memory, but for what somebody pins.
+  Result<std::uint64_t> spill(std::span<const SegmentName> segments, Timeout timeout = {});
+  // Into the pool under its id, where other nodes' get with from_pool finds it until it is removed.
+  Result<std::uint64_t> publish(std::span<const SegmentName> segments, Timeout timeout = {});
+  Result<Whereabouts> where(const SegmentName& segment) const;
+  // Tells the daemon when these will be read next. One way: no answer, and no error for what is gone.
+  Result<void> hint(std::span<const SegmentName> segments, const UseHint& hint);
+  // A part of a segment; where that is in a tier, only this part is fetched (compressed segments
+  // whole). Fails as get does, and with bad_argument for a range outside the segment.
+  Result<SegmentRange> get_range(const SegmentName& segment, std::uint64_t offset_bytes,
+                                 std::uint64_t size_bytes, Timeout timeout = {}) const;
+  Result<SegmentRange> get_range(const Ref& ref, std::uint64_t offset_bytes,
+                                 std::uint64_t size_bytes, Timeout timeout = {}) const;
 
   // Segments whose id starts with `prefix`, sorted, in pages of at most `limit`. A segment that is
   // there all the time is listed exactly once. Reads shared memory: no message, and no pins.

@@ -105,6 +105,8 @@ class Spill {
                          TierDeadline deadline, Done done) = 0;
   // The segment is wanted no more, or never came to be. Not answered; retried until it is done.
   virtual void forget(SpillPlace place) = 0;
+  // Waits until all that was forgotten is gone from the tiers that answer, at most to the deadline.
+  virtual void settle(TierDeadline deadline) = 0;
   // What any node has published under that name; version 0: the newest.
   virtual void find(std::string name, std::uint64_t version, TierDeadline deadline,
                     FindDone done) = 0;

@@ -90,6 +90,7 @@ class Core : public std::enable_shared_from_this<Core> {
     std::uint64_t serial = 0;
     std::uint32_t flags = 0;  // of the record
     std::uint64_t size = 0;
+    shm::State state{};
   };
   Result<std::optional<Sighting>> sight(std::string_view id, std::uint64_t version);
   Result<bool> contains(std::string_view id, std::uint64_t version);
@@ -139,6 +140,16 @@ class Core : public std::enable_shared_from_this<Core> {
 
   Result<void> begin_scope(std::string_view prefix);
   Result<std::uint64_t> end_scope(std::string_view prefix);
+
+  // --- tiers (tiers.cpp)
+
+  Result<std::uint64_t> transfer(wire::TransferVerb verb, std::span<const SegmentName> segments,
+                                 Timeout timeout);
+  Result<Whereabouts> where(const SegmentName& segment);
+  Result<void> hint(std::span<const SegmentName> segments, const UseHint& hint);
+  Result<SegmentRange> get_range(const SegmentName& segment, std::uint64_t offset,
+                                 std::uint64_t size, Timeout timeout, const Ref* ref);
+  Result<std::uint64_t> import(std::string_view id, std::uint64_t version, Deadline until);
 
   void nudge(EntryNumber entry);
   std::uint64_t new_token();
@@ -292,6 +303,9 @@ class Access {
   // Whether what is viewed was put with this very description.
   static bool is_described_by(const View& view, const shm::Description& description);
   static Result<PrivateView> private_view(View view);
+  static SegmentRange range_of(View view, std::uint64_t offset, std::uint64_t size);
+  static SegmentRange range_of(std::span<const std::byte> bytes);
+  static Result<SegmentRange> range_of(const wire::Descriptor& memory, std::uint64_t size);
   static const Core::Reserved& reserved_of(const Builder& builder);
   static Claim claim(std::unique_ptr<ClaimState> state);
   // Its description, in `room` if it lies in the record.

@@ -157,16 +157,30 @@ View Core::get_resident(std::string_view id, std::uint64_t version, const Ref* r
 }
 
 Result<View> Core::get(std::string_view id, const GetOptions& options, const Ref* ref) {
-  if (options.after == 0) {
+  // The newest one may be another node's.
+  if (options.after == 0 && !(options.from_pool && options.version == 0)) {
     bool missed = false;
     View view = get_resident(id, options.version, ref, missed);
     if (view) return view;
-    if (missed && options.timeout == Timeout::zero() && ref == nullptr) {
+    if (missed && options.timeout == Timeout::zero() && ref == nullptr && !options.from_pool) {
       if (const Share share = try_share()) share->note_miss();
       return fail(missing_error(id, options.version));
     }
   }
   const bool waits = options.timeout > Timeout::zero();
+  if (options.from_pool && ref == nullptr) {
+    const Deadline until = waits ? deadline_after(options.timeout) : deadline();
+    GetOptions exact = options;
+    exact.from_pool = false;
+    auto version = import(id, options.version, until);
+    // Without a pool that knows it, what this node has will do.
+    if (!version && !version.error().is(Errc::not_found)) return fail(std::move(version.error()));
+    if (version) {
+      exact.version = *version;
+      exact.after = 0;
+    }
+    return get(id, exact, nullptr);
+  }
   return get_slowly(id, options, ref, waits ? deadline_after(options.timeout) : deadline());
 }
 
@@ -326,7 +340,8 @@ Result<std::optional<Core::Sighting>> Core::sight(std::string_view id, std::uint
         (version != 0 && entry.version.load(acquire) != version))
       return Probe::mismatch;
     seen = {number, entry.version.load(acquire), entry.serial.load(acquire),
-            attachment.index().records[number].flags.load(acquire), entry.size.load(acquire)};
+            attachment.index().records[number].flags.load(acquire), entry.size.load(acquire),
+            before.state()};
     if (!shm::word_of(entry).frames_same_segment(before)) return Probe::changed;
     switch (before.state()) {
       case shm::State::sealed:

@@ -21,6 +21,16 @@ Result<Builder> Core::update(std::string_view id, const UpdateOptions& options) 
     if (!view) return fail(std::move(view.error()));
     return update(id, options);
   }
+  if (((*seen)->state == shm::State::spilled || (*seen)->state == shm::State::restoring) &&
+      options.take) {
+    // It comes back first: what is taken over is memory.
+    GetOptions exact;
+    exact.version = (*seen)->version;
+    auto view = get(id, exact, nullptr);
+    if (!view) return fail(std::move(view.error()));
+    view->release();
+    return update(id, options);
+  }
   PutOptions next;
   next.version = (*seen)->version + 1;
   next.timeout = options.timeout;

@@ -11,6 +11,7 @@
 #include <unordered_map>
 
 #include "store/daemon/segment_table.h"
+#include "store/daemon/transfers.h"
 
 namespace forebay::daemon {
 
@@ -19,6 +20,8 @@ class Eviction {
   void add(EntryNumber entry);
   void remove(EntryNumber entry);
   void touch(EntryNumber entry);
+  // What is said of the future.
+  void hint(EntryNumber entry, const UseHint& hint);
 
   // no_entry: none.
   EntryNumber coldest() const { return order_.empty() ? no_entry : order_.front(); }
@@ -27,6 +30,7 @@ class Eviction {
     const auto next = std::next(places_.at(entry));
     return next == order_.end() ? no_entry : *next;
   }
+  bool contains(EntryNumber entry) const { return places_.contains(entry); }
   std::size_t count() const { return order_.size(); }
 
  private:
@@ -35,7 +39,7 @@ class Eviction {
 };
 
 inline void Eviction::add(EntryNumber entry) {
-  places_[entry] = order_.insert(order_.end(), entry);
+  if (!contains(entry)) places_[entry] = order_.insert(order_.end(), entry);
 }
 
 inline void Eviction::remove(EntryNumber entry) {
@@ -43,6 +47,12 @@ inline void Eviction::remove(EntryNumber entry) {
   if (found == places_.end()) return;
   order_.erase(found->second);
   places_.erase(found);
+}
+
+inline void Eviction::hint(EntryNumber entry, const UseHint& hint) {
+  const auto found = places_.find(entry);
+  if (found != places_.end() && hint.last_use)
+    order_.splice(order_.begin(), order_, found->second);
 }
 
 inline void Eviction::touch(EntryNumber entry) {

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cerrno>
 #include <csignal>
+#include <utility>
 
 #include "store/check.h"
 #include "store/shm/failpoint.h"
@@ -30,12 +31,13 @@ void touch_pages(std::byte* start, std::uint64_t bytes) {
 
 MemoryWorker::MemoryWorker(const shm::Descriptor& index, const shm::Descriptor& arena,
                            shm::Mapping& index_mapping, shm::Mapping& arena_mapping,
-                           bool huge_pages)
+                           bool huge_pages, BeforePunch before_punch)
     : index_(index),
       arena_(arena),
       index_mapping_(index_mapping),
       arena_mapping_(arena_mapping),
       huge_pages_(huge_pages),
+      before_punch_(std::move(before_punch)),
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       thread_([this] { run(); }) {
   STORE_CHECK(static_cast<bool>(wake_), "an event descriptor can be had");
@@ -90,6 +92,8 @@ void MemoryWorker::run() {
 
 std::error_code MemoryWorker::perform(const MemoryJob& job) {
   for (const Extent& extent : job.arena.punch) {
+    // Whatever is registered with a network card keeps its pages, and would show others later.
+    if (before_punch_) before_punch_({arena_mapping_.data() + extent.offset, extent.bytes});
     shm::punch(arena_, extent.offset, extent.bytes);
     shm::reached(shm::points::arena_punched);
   }

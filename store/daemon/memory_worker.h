@@ -9,7 +9,9 @@
 
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <mutex>
+#include <span>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -29,8 +31,11 @@ class MemoryWorker {
 
   // The objects and the writable mappings must outlive the worker. With `huge_pages`, memory comes in by
   // touching it through the mappings, which were advised: `fallocate` alone gets small pages.
+  // `before_punch` is told of the bytes of the arena that are about to lose their memory.
+  using BeforePunch = std::function<void(std::span<const std::byte>)>;
   MemoryWorker(const shm::Descriptor& index, const shm::Descriptor& arena,
-               shm::Mapping& index_mapping, shm::Mapping& arena_mapping, bool huge_pages);
+               shm::Mapping& index_mapping, shm::Mapping& arena_mapping, bool huge_pages,
+               BeforePunch before_punch = {});
   ~MemoryWorker();
 
   void submit(MemoryJob job);
@@ -47,6 +52,7 @@ class MemoryWorker {
   shm::Mapping& index_mapping_;
   shm::Mapping& arena_mapping_;
   bool huge_pages_;
+  BeforePunch before_punch_;
   shm::Descriptor wake_;
   std::mutex mutex_;
   std::condition_variable arrived_;

@@ -11,6 +11,7 @@
 #include "store/daemon/event_log.h"
 #include "store/daemon/segment_table.h"
 #include "store/daemon/ticket.h"
+#include "store/daemon/transfers.h"
 #include "store/error.h"
 
 namespace forebay::daemon {
@@ -59,6 +60,12 @@ class Outside {
   // Valid during the call.
   virtual void told(Ticket ticket, const EventLog::Batch& batch) = 0;
   virtual void start(MemoryJob job) = 0;
+  virtual void start(CopyJob job) = 0;
+  virtual void start(FetchJob job) = 0;
+  // The bytes there are wanted no more.
+  virtual void forget(const SpillPlace& place) = 0;
+  // A request about several segments is done with; so many were dealt with.
+  virtual void transferred(Ticket ticket, std::uint64_t done) = 0;
   // Of whoever has a slot: "pid 4711 (kmeans.py)".
   virtual std::string name_of(std::uint32_t slot) const { return "process " + std::to_string(slot); }
   // A process may have two slots: one that it froze at a fork which no daemon answered, and another

@@ -364,6 +364,9 @@ Rules::Attempt Rules::attempt(Pending& pending) {
   }
 
   if (pending.segment.take_from != 0) {
+    // What is read on its way into a tier must not be written.
+    const auto source = table_.find_exact(pending.key, pending.segment.take_from);
+    if (source && is_copying(*source)) return Attempt::full;
     take_over(pending);
     return Attempt::done;
   }
@@ -537,7 +540,7 @@ Result<void> Rules::seal(EntryNumber entry, std::uint64_t serial, std::uint32_t 
   table_.seal(entry, wall_ns);
   if (!listed->empty()) holds_.list(entry, std::move(*listed));
   forget_creation(key, version);
-  if (table_.has_flag(entry, RecordFlag::evictable)) eviction_.add(entry);
+  note_resident(entry);
   record_event(EventKind::sealed, RemovalCause::none, entry);
   for (const Ticket ticket : waiters_.wake(key, version)) wake(ticket);
   serve_claims();
@@ -680,9 +683,11 @@ Result<std::uint64_t> Rules::remove_before(std::string_view id, std::uint64_t ve
 void Rules::remove_entry(EntryNumber entry, RemovalCause cause) {
   if (SegmentTable::readable(table_.word(entry).state()))
     record_event(EventKind::removed, cause, entry);
-  eviction_.remove(entry);
+  forget_resident(entry);
   forget_retention(entry);
+  forget_restore(entry);
   table_.begin_removal(entry);
+  forget_place(entry);
   try_finish_removal(entry);
 }
 
@@ -691,10 +696,11 @@ void Rules::remove_entry(EntryNumber entry, RemovalCause cause) {
 // come, also where this one was.
 std::vector<EntryNumber> Rules::bury(EntryNumber entry, shm::Reason reason, RemovalCause cause) {
   record_event(EventKind::removed, cause, entry);
-  eviction_.remove(entry);
+  forget_resident(entry);
   forget_retention(entry);
   std::vector<EntryNumber> members = unlist(entry);
   table_.bury(entry, reason);
+  forget_place(entry);
   tombstones_.emplace_back(entry, table_.serial(entry));
   return members;
 }
@@ -767,25 +773,36 @@ void Rules::try_finish_removal(EntryNumber entry) {
 // The entry is freed before its memory can be given to anybody else: a daemon that dies in between
 // finds memory that nobody covers, never two segments over the same bytes.
 void Rules::give_memory_back(EntryNumber entry) {
-  const std::uint64_t bytes =
-      shm::stored_bytes(table_.size(entry), table_.description_size(entry));
-  const std::uint64_t offset = table_.location(entry).offset();
-  const bool in_slab = table_.has_flag(entry, RecordFlag::in_slab);
+  const bool has_memory = table_.has_memory(entry);
+  const Memory memory{table_.location(entry).offset(), stored_bytes(entry),
+                      table_.has_flag(entry, RecordFlag::in_slab)};
   if (table_.word(entry).state() == State::removing) {
     end_manifest(entry);
     table_.finish_removal(entry);
   }
-  if (bytes == 0) return;
-  if (in_slab) {
-    if (const auto emptied = slabs_.give_back(offset, bytes)) release(*emptied);
+  if (!has_memory || memory.bytes == 0) return;
+  if (const auto copy = transfers_.copy_of.find(entry); copy != transfers_.copy_of.end()) {
+    // It is being read on its way into a tier.
+    transfers_.copies.at(copy->second).orphan = memory;
+    transfers_.copy_of.erase(copy);
+    return;
+  }
+  free_memory(memory);
+}
+
+void Rules::free_memory(const Memory& memory) {
+  if (memory.in_slab) {
+    if (const auto emptied = slabs_.give_back(memory.offset, memory.bytes)) release(*emptied);
+    serve_restores();
     serve_parked();
   } else {
-    release({offset, shm::page_align(bytes)});
+    release({memory.offset, shm::page_align(memory.bytes)});
   }
 }
 
 void Rules::release(const Extent& extent) {
   space_.release(extent);
+  serve_restores();
   serve_parked();
 }
 
@@ -797,11 +814,20 @@ void Rules::nudge(EntryNumber entry) {
 }
 
 bool Rules::evict(EntryNumber entry) {
-  if (table_.word(entry).state() != State::sealed || stays(entry)) return false;
+  if (table_.word(entry).state() != State::sealed || is_copying(entry)) return false;
+  const bool clean = table_.has_place(entry);
+  if (!clean && (stays(entry) || !table_.has_flag(entry, RecordFlag::evictable))) return false;
+  if (const auto fresh = transfers_.fresh_until.find(entry);
+      fresh != transfers_.fresh_until.end() && fresh->second > now_)
+    return false;
   table_.mark_evicting(entry);
   if (census_.pinned(entry)) {
     table_.unmark_evicting(entry);
     return false;
+  }
+  if (clean) {
+    put_away(entry);
+    return true;
   }
   const auto members = bury(entry, shm::Reason::evicted, RemovalCause::evicted);
   give_memory_back(entry);
@@ -820,9 +846,10 @@ void Rules::bound_tombstones() {
 }
 
 // Drops what may be dropped until `bytes` could be planned, or less would do; false: not even then.
-bool Rules::make_room(std::uint64_t bytes, const std::function<bool()>& less_will_do) {
+bool Rules::make_room(std::uint64_t bytes, const std::function<bool()>& less_will_do,
+                      bool may_copy) {
   give_up_empty_slabs();
-  census_.drain_accesses([this](EntryNumber entry) { eviction_.touch(entry); });
+  census_.drain_accesses([this](EntryNumber entry) { touched(entry); });
   EntryNumber refused = no_entry;  // the warmest that cannot go: all colder ones cannot, either
   std::uint64_t refused_serial = 0;
   std::uint64_t freed_in_slabs = 0;
@@ -842,7 +869,11 @@ bool Rules::make_room(std::uint64_t bytes, const std::function<bool()>& less_wil
       freed_in_slabs = 0;
       continue;
     }
-    if (coldest == no_entry) return false;
+    if (coldest == no_entry) {
+      // Nothing can go at once; what is copied now can go soon.
+      if (may_copy) copy_coldest(missing);
+      return false;
+    }
     const std::uint64_t items = slabs_.items_bytes();
     const bool lists_others =
         shm::Brief::from_bits(table_.brief(coldest)).kind == shm::Kind::manifest;
@@ -872,6 +903,13 @@ bool Rules::room_is_coming(const Pending& pending) const {
     if (const auto* trim = std::get_if<ForTrim>(&purpose))
       for (const Extent& extent : trim->extents) coming += extent.bytes;
   }
+  // What is copied, and what has just come back, can go soon, unless somebody pins it.
+  coming += transfers_.copying_bytes;
+  if (!transfers_.fresh_until.empty()) coming += transfers_.clean_bytes;
+  if (pending.segment.take_from != 0) {
+    const auto source = table_.find_exact(pending.key, pending.segment.take_from);
+    if (source && is_copying(*source)) return true;
+  }
   if (pending.segment.packed && Slabs::fits(pending.bytes) && slab_is_coming(pending.bytes))
     return true;
   if (coming == 0) return false;
@@ -885,7 +923,9 @@ bool Rules::room_is_coming(const Pending& pending) const {
 bool Rules::slab_is_coming(std::uint64_t bytes) const {
   return std::ranges::any_of(jobs_, [bytes](const auto& item) {
     const auto* job = std::get_if<ForPending>(&item.second);
-    return job != nullptr && job->for_slab && Slabs::same_class(job->pending.bytes, bytes);
+    const auto* restore = std::get_if<ForRestore>(&item.second);
+    return (job != nullptr && job->for_slab && Slabs::same_class(job->pending.bytes, bytes)) ||
+           (restore != nullptr && restore->in_slab && Slabs::same_class(restore->bytes, bytes));
   });
 }
 
@@ -915,6 +955,11 @@ void Rules::serve_parked() {
 void Rules::session_ended(SessionId session) {
   waiters_.drop(session);
   wait_sets_.drop(session);
+  for (auto& [serial, restoring] : transfers_.restores)
+    std::erase_if(restoring.waiting,
+                  [session](const auto& waiter) { return waiter.first.session == session; });
+  std::erase_if(transfer_batches_,
+                [session](const auto& batch) { return batch.first.session == session; });
   std::erase_if(waiting_scopes_, [session](const WaitingScope& scope) {
     return scope.ticket.session == session;
   });
@@ -1000,6 +1045,28 @@ void Rules::memory_done(std::uint64_t number, const std::error_code& error, Time
     if (!succeeded) reserve_again_at_ = now + reserve_pause;
   } else if (auto* trim = std::get_if<ForTrim>(&purpose)) {
     for (const Extent& extent : trim->extents) space_.punched(extent);
+  } else if (auto* restore = std::get_if<ForRestore>(&purpose)) {
+    space_.settle(restore->growth, succeeded);
+    const auto restoring = transfers_.restores.find(restore->serial);
+    Extent extent = restore->growth.extent;
+    if (!succeeded) reserve_again_at_ = now + reserve_pause;
+    if (restoring != transfers_.restores.end()) restoring->second.growing = false;
+    if (restoring == transfers_.restores.end()) {
+      if (succeeded) release(extent);
+    } else if (!succeeded) {
+      end_restore(restore->serial,
+                  fail(Errc::store_full, "the system gave no memory to bring a segment back (" +
+                                             error.message() + ")"));
+    } else if (restore->in_slab) {
+      const std::uint64_t needed = Slabs::slab_bytes(restore->bytes);
+      if (extent.bytes > needed) space_.release({extent.offset + needed, extent.bytes - needed});
+      slabs_.add(restore->bytes, {extent.offset, needed});
+      fetch(restore->serial, {*slabs_.take(restore->bytes), restore->bytes, true});
+    } else {
+      const std::uint64_t needed = shm::page_align(restore->bytes);
+      if (extent.bytes > needed) space_.release({extent.offset + needed, extent.bytes - needed});
+      fetch(restore->serial, {extent.offset, restore->bytes, false});
+    }
   } else if (auto* index = std::get_if<ForIndex>(&purpose)) {
     table_.grown(index->growth, succeeded);
     if (!succeeded) {
@@ -1013,6 +1080,7 @@ void Rules::memory_done(std::uint64_t number, const std::error_code& error, Time
     }
     serve_waiting_scopes(error);
   }
+  serve_restores();
   serve_parked();
   serve_claims();
   keep_memory_ready();
@@ -1043,7 +1111,9 @@ void Rules::tick(TimePoint now) {
       let_go_surplus(entry);
     rescan_at_ = now + rescan_interval;
   }
-  if (eviction_.count() > 0) serve_parked();
+  expire_restores();
+  serve_restores();
+  if (eviction_.count() > 0 || dirty_.count() > 0) serve_parked();
   for (auto pending = parked_.begin(); pending != parked_.end();) {
     if (pending->deadline > now || room_is_coming(*pending)) {
       ++pending;
@@ -1069,7 +1139,12 @@ std::optional<TimePoint> Rules::next_wakeup() const {
   for (const auto at : {expiries_.next(), claim_waiters_.next_deadline(),
                         subscribers_.next_deadline()})
     if (at) also(*at);
-  if (!parked_.empty() && eviction_.count() > 0) also(now_ + rescan_interval);
+  const bool wants_room = !parked_.empty() || !transfers_.demanded.empty();
+  if (wants_room && (eviction_.count() > 0 || dirty_.count() > 0)) also(now_ + rescan_interval);
+  for (const auto& [serial, restoring] : transfers_.restores)
+    for (const auto& [ticket, deadline] : restoring.waiting) also(deadline);
+  if (!transfers_.prefetched.empty()) also(now_ + rescan_interval);
+  if (spills() && now_ < tiers_again_at_) also(tiers_again_at_);
   if (now_ < reserve_again_at_) also(reserve_again_at_);
   return next;
 }
@@ -1078,7 +1153,7 @@ void Rules::drop_all(bool keep_persistent) {
   const std::uint32_t end = table_.index().live->entries_end.load(std::memory_order_relaxed);
   for (EntryNumber entry = 1; entry < end; ++entry) {
     const State state = table_.word(entry).state();
-    if (state != State::sealed) continue;
+    if (!SegmentTable::readable(state)) continue;
     if (keep_persistent && table_.has_flag(entry, RecordFlag::persistent)) continue;
     remove_entry(entry);
   }
@@ -1093,6 +1168,7 @@ void Rules::run(Purpose purpose, MemoryJob job) {
 }
 
 void Rules::keep_memory_ready() {
+  clean();
   const std::uint64_t keep = std::max(options_.keep_warm_bytes, options_.reserve_bytes);
   if (space_.warm() > keep) {
     std::vector<Extent> trimmed = space_.trim(keep);
@@ -1126,9 +1202,8 @@ std::uint64_t Rules::adopt(const SegmentTable::Found& found, const std::vector<b
   std::uint64_t unsound = 0;
   // Every segment that has memory claims it; who comes second to the same bytes cannot be trusted.
   const auto claim = [&](EntryNumber entry) {
-    const std::uint64_t bytes =
-        shm::stored_bytes(table_.size(entry), table_.description_size(entry));
-    if (bytes == 0) return true;
+    const std::uint64_t bytes = stored_bytes(entry);
+    if (bytes == 0 || !table_.has_memory(entry)) return true;
     const std::uint64_t offset = table_.location(entry).offset();
     if (!table_.has_flag(entry, RecordFlag::in_slab))
       return space_.adopt_used({offset, shm::page_align(bytes)});
@@ -1157,7 +1232,8 @@ std::uint64_t Rules::adopt(const SegmentTable::Found& found, const std::vector<b
       table_.finish_removal(entry);
       continue;
     }
-    if (table_.has_flag(entry, RecordFlag::evictable)) eviction_.add(entry);
+    note_place(entry);
+    note_resident(entry);
     if (table_.has_flag(entry, RecordFlag::doomed)) doomed_.emplace(entry, nullptr);
     adopt_retention(entry, living, wall_ns);
   }
@@ -1168,6 +1244,8 @@ std::uint64_t Rules::adopt(const SegmentTable::Found& found, const std::vector<b
   for (const EntryNumber entry : sealed)
     if (table_.word(entry).state() == State::sealed && is_manifest(entry))
       adopt_manifest(entry, members_of(entry));
+  adopt_spilled(found.spilled);
+  for (const EntryNumber entry : found.spilled) adopt_retention(entry, living, wall_ns);
   std::vector<EntryNumber> orphans;  // given back once everybody has claimed what is theirs
   std::vector<EntryNumber> scopes;
   for (const EntryNumber entry : found.creating) {
@@ -1225,6 +1303,9 @@ std::uint64_t Rules::adopt(const SegmentTable::Found& found, const std::vector<b
   bound_tombstones();
   claims_due_.clear();
   std::vector<shm::Key> with_keep;
+  for (const EntryNumber entry : found.spilled)
+    if (SegmentTable::readable(table_.word(entry).state()) && keep_of_family(table_.key(entry)) != 0)
+      with_keep.push_back(table_.key(entry));
   for (const EntryNumber entry : sealed)
     if (table_.word(entry).state() == State::sealed && keep_of_family(table_.key(entry)) != 0)
       with_keep.push_back(table_.key(entry));
@@ -1271,6 +1352,12 @@ Usage Rules::usage() const {
           .claims_waiting = claim_waiters_.count(),
           .subscribers_waiting = subscribers_.count(),
           .events = event_log_.next(),
+          .spilled = transfers_.spilled,
+          .spilled_bytes = transfers_.spilled_bytes,
+          .clean_bytes = transfers_.clean_bytes,
+          .copying_bytes = transfers_.copying_bytes,
+          .fetching_bytes = transfers_.fetching_bytes,
+          .restoring = transfers_.restores.size(),
           .scopes = scopes_.begun().size(),
           .scopes_ending = scopes_ending};
 }
@@ -1293,6 +1380,8 @@ Error Rules::full_error(const Pending& pending) {
     text += ", " + format_size(holders[i].bytes) + " pinned by pid " +
             std::to_string(holders[i].pid) + " (" + holders[i].name + ")";
   }
+  if (options_.has_tiers && tiers_error_)
+    text += "; nothing can be spilled now (" + tiers_error_->message() + ")";
   text += "; remove segments, pass a timeout to wait for room, or start forebayd with a larger "
           "--capacity";
   return {make_error_code(Errc::store_full), std::move(text)};

@@ -36,6 +36,7 @@
 #include "store/daemon/slabs.h"
 #include "store/daemon/subscribers.h"
 #include "store/daemon/ticket.h"
+#include "store/daemon/transfers.h"
 #include "store/daemon/wait_sets.h"
 #include "store/daemon/waiters.h"
 #include "store/error.h"
@@ -52,6 +53,10 @@ struct RulesOptions {
   std::size_t tombstones_max = 65536;
   std::size_t events_max = 65536;     // that subscribers can still read
   std::uint32_t keep = 0;             // versions of each id that says nothing else; 0: all
+  bool has_tiers = false;
+  bool spill_when_full = false;       // else only what somebody asks for goes into a tier
+  // Above so much in use, cold segments are copied into a tier ahead of need.
+  std::uint64_t clean_above_bytes = 0;
 };
 
 // A create request; its texts are the caller's and copied if it has to wait.
@@ -99,6 +104,12 @@ struct Usage {
   std::uint64_t claims_waiting = 0;
   std::uint64_t subscribers_waiting = 0;
   std::uint64_t events = 0;  // that ever happened
+  std::uint64_t spilled = 0;         // segments whose bytes are in a tier alone
+  std::uint64_t spilled_bytes = 0;
+  std::uint64_t clean_bytes = 0;     // in memory and in a tier
+  std::uint64_t copying_bytes = 0;   // on their way into one
+  std::uint64_t fetching_bytes = 0;  // on their way back
+  std::uint64_t restoring = 0;       // segments that somebody waits for
   std::uint64_t scopes = 0;         // begun
   std::uint64_t scopes_ending = 0;  // ended, and not empty yet
 };
@@ -176,6 +187,25 @@ class Rules {
   // A client has gone for good, even if its process and its pins have not.
   void end_scopes(std::uint32_t slot);
   const ScopesByPrefix& scopes() const { return scopes_.begun(); }
+
+  // --- tiers (rules_spilling.cpp)
+
+  // Answered by Outside::transferred or refused; of errors, the first.
+  void transfer(Ticket ticket, TransferVerb verb, std::span<const TransferItem> items,
+                TimePoint now);
+  // A hint about a segment that is not there is none.
+  void hint(const TransferItem& item, const UseHint& hint);
+  // The answers to the jobs that Outside was given.
+  void copied(std::uint64_t job, Result<SpillPlace> place, TimePoint now);
+  void fetched(std::uint64_t job, Result<void> outcome, TimePoint now);
+  // Its bytes were put elsewhere. Whether the segment is still where they were.
+  bool moved(const SpillMove& move);
+  // Makes a segment that another store has published one of this store's; its bytes stay where they
+  // are until somebody wants them. What is there already is left alone.
+  Result<EntryNumber> import(const NewSegment& segment, const SpillPlace& place,
+                             std::uint64_t wall_ns, TimePoint now);
+  // Every segment that has a place, with its serial.
+  std::vector<std::pair<std::uint64_t, SpillPlace>> places() const;
 
   // --- events
 
@@ -266,7 +296,13 @@ class Rules {
   struct ForIndex {
     IndexGrowth growth;
   };
-  using Purpose = std::variant<ForPending, ForReserve, ForTrim, ForIndex>;
+  struct ForRestore {
+    Growth growth;
+    std::uint64_t serial = 0;
+    std::uint64_t bytes = 0;  // stored
+    bool in_slab = false;
+  };
+  using Purpose = std::variant<ForPending, ForReserve, ForTrim, ForIndex, ForRestore>;
   enum class Attempt { done, parked, full };
 
   Result<std::uint64_t> choose_version(const NewSegment& segment, const shm::Key& key);
@@ -286,7 +322,8 @@ class Rules {
   Creation* find_creation(const shm::Key& key, std::uint64_t version);
 
   std::optional<Growth> plan_growth(std::uint64_t bytes, std::uint64_t alignment);
-  bool make_room(std::uint64_t bytes, const std::function<bool()>& less_will_do);
+  bool make_room(std::uint64_t bytes, const std::function<bool()>& less_will_do,
+                 bool may_copy = true);
   void give_up_empty_slabs();
   bool evict(EntryNumber entry);
   void remove_entry(EntryNumber entry, RemovalCause cause = RemovalCause::removed);
@@ -304,6 +341,35 @@ class Rules {
   void run(Purpose purpose, MemoryJob job);
   Error full_error(const Pending& pending);
   Error exhausted_error(const Pending& pending, const std::error_code& error) const;
+
+  // Tiers (rules_spilling.cpp).
+  bool spills() const { return options_.has_tiers && options_.spill_when_full; }
+  bool tiers_work() const { return spills() && now_ >= tiers_again_at_; }
+  bool may_be_copied(EntryNumber entry) const;
+  bool is_copying(EntryNumber entry) const { return transfers_.copy_of.contains(entry); }
+  std::uint64_t stored_bytes(EntryNumber entry) const;
+  void note_resident(EntryNumber entry);
+  void forget_resident(EntryNumber entry);
+  void touched(EntryNumber entry);
+  void note_place(EntryNumber entry);
+  void forget_place(EntryNumber entry);
+  void put_away(EntryNumber entry);
+  void free_memory(const Memory& memory);
+  void copy(EntryNumber entry, bool urgent, TransferVerb verb, Ticket batch);
+  void copy_coldest(std::uint64_t bytes);
+  void clean();
+  void tiers_failed(const Error& error);
+  void tiers_worked();
+  void want_back(EntryNumber entry, bool demand);
+  void demand(EntryNumber entry, Ticket ticket, TimePoint deadline);
+  void serve_restores();
+  bool find_memory_for(std::uint64_t serial);
+  void fetch(std::uint64_t serial, const Memory& memory);
+  void end_restore(std::uint64_t serial, const Result<void>& outcome);
+  void forget_restore(EntryNumber entry);
+  void expire_restores();
+  void settle_batch(Ticket ticket, const Result<void>& outcome);
+  void adopt_spilled(std::span<const EntryNumber> entries);
 
   // Retention (rules_retention.cpp).
   bool stays(EntryNumber entry) const;
@@ -355,7 +421,14 @@ class Rules {
   ArenaSpace space_;
   Slabs slabs_;
   Waiters waiters_;
-  Eviction eviction_;
+  Eviction eviction_;                 // what can go at once: has a copy in a tier, or may be dropped
+  Eviction dirty_;                    // what has to be copied first
+  Transfers transfers_;
+  std::map<Ticket, TransferBatch> transfer_batches_;
+  TimePoint tiers_again_at_{};        // after they took nothing
+  std::chrono::milliseconds tiers_pause_{0};
+  std::optional<Error> tiers_error_;
+  bool serving_restores_ = false;
   std::unordered_map<shm::Key, std::vector<Creation>, KeyHash> creations_;
   Holds holds_;
   Expiries expiries_;

@@ -236,12 +236,16 @@ void Rules::apply_keep(const shm::Key& key) {
 }
 
 void Rules::let_go_surplus(EntryNumber entry) {
-  const bool goes = table_.word(entry).state() == State::sealed && is_surplus(entry);
+  const State state = table_.word(entry).state();
+  const bool goes = SegmentTable::readable(state) && is_surplus(entry);
   if (!goes || stays(entry)) {
     // Whoever ends what keeps it will look again.
     if (surplus_.erase(entry) > 0) table_.set_wanted(entry, false);
     return;
   }
+  // Without memory there is nothing that anybody could have pinned.
+  if (state == State::spilled || state == State::restoring)
+    return remove_entry(entry, RemovalCause::kept_newer);
   // Asked first, looked second: the last release may come in between.
   if (surplus_.insert(entry).second) table_.set_wanted(entry, true);
   table_.mark_evicting(entry);

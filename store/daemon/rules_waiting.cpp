@@ -26,7 +26,10 @@ void Rules::await(Ticket ticket, std::string_view id, VersionWish wish, TimePoin
                   TimePoint now) {
   now_ = now;
   const shm::Key key = table_.key_of(id);
-  if (find_wished(key, wish)) {
+  if (const auto entry = find_wished(key, wish)) {
+    const shm::State state = table_.word(*entry).state();
+    if (state == shm::State::spilled || state == shm::State::restoring)
+      return demand(*entry, ticket, deadline);
     outside_.awaited(ticket);
   } else if (deadline <= now) {
     outside_.refused(ticket, fail(Errc::not_found, "no segment " + shown(id, wish.exact)).error);
@@ -80,6 +83,13 @@ void Rules::cancel_wait(SessionId session, std::uint32_t number) {
   waiters_.cancel(session, number);
   wait_sets_.cancel(session, number);
   subscribers_.cancel(session, number);
+  std::erase_if(transfer_batches_, [&](const auto& batch) {
+    return batch.first.session == session && batch.first.number == number;
+  });
+  for (auto& [serial, restoring] : transfers_.restores)
+    std::erase_if(restoring.waiting, [&](const auto& waiter) {
+      return waiter.first.session == session && waiter.first.number == number;
+    });
   claim_waiters_.take_of_all([&](const ClaimWaiters::Waiter& waiter) {
     return waiter.ticket.session == session && waiter.ticket.number == number;
   });

@@ -2,6 +2,8 @@
 #include "store/daemon/segment_table.h"
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 
 #include "store/check.h"
 #include "store/shm/failpoint.h"
@@ -11,6 +13,7 @@ namespace {
 
 using shm::Entry;
 using shm::Record;
+using shm::RecordFlag;
 using shm::reached;
 using shm::State;
 namespace points = shm::points;
@@ -26,6 +29,8 @@ constexpr std::uint32_t growth_entries = 8192;
 // more, because a split may come early; overflow lines for the buckets that wait for their split.
 constexpr std::uint32_t growth_lines = growth_entries * 3 / 8;
 constexpr std::uint32_t growth_overflow_lines = growth_entries / 8;
+constexpr std::size_t place_words = sizeof(SpillPlace) / sizeof(std::uint64_t);
+static_assert(sizeof(shm::Extension::place) == sizeof(SpillPlace));
 // An insert into each array, a split of each, and what a replaced tombstone may need.
 constexpr std::uint32_t overflow_lines_wanted = 16;
 constexpr std::uint32_t overflow_lines_of_a_seal = 2;  // one insert into each array
@@ -41,7 +46,8 @@ SegmentTable::SegmentTable(shm::IndexMap index, Reserve reserve)
       reserve_(std::move(reserve)),
       newest_(index.newest, *overflow_),
       exact_(index.exact, *overflow_),
-      annex_backed_(limits_.entries * sizeof(shm::Annex) / shm::page_bytes + 1) {
+      annex_backed_(limits_.entries * sizeof(shm::Annex) / shm::page_bytes + 1),
+      extension_backed_(limits_.entries * sizeof(shm::Extension) / shm::page_bytes + 1) {
   overflow_->set_backed(live_->overflow_lines_backed.load(relaxed));
 }
 
@@ -234,7 +240,7 @@ Result<EntryNumber> SegmentTable::begin(const SegmentFields& fields) {
   record.writer_uid.store(fields.writer_uid, release);
   record.sealed_ns.store(0, release);
   record.token.store(fields.token, release);
-  record.tier_pool.store(0, release);
+  record.in_tier.store(0, release);
   set_older(number, no_entry);
   set_newer(number, no_entry);
   reached(points::create_filled);
@@ -285,7 +291,7 @@ EntryNumber SegmentTable::next_representative(EntryNumber leaving) const {
   return top;
 }
 
-void SegmentTable::seal(EntryNumber entry, std::uint64_t now_ns) {
+void SegmentTable::seal(EntryNumber entry, std::uint64_t now_ns, State as) {
   index_.records[entry].sealed_ns.store(now_ns, release);
   const shm::Key key = this->key(entry);
   const std::uint32_t exact = shm::exact_hash(key, version(entry));
@@ -300,7 +306,7 @@ void SegmentTable::seal(EntryNumber entry, std::uint64_t now_ns) {
 
   const auto representative = find_newest(key);
   if (representative) join_family(entry, *representative);
-  shm::set_state(index_.entries[entry], State::sealed);
+  shm::set_state(index_.entries[entry], as);
   ++sealed_count_;
   reached(points::seal_written);
   if (!representative) {
@@ -395,6 +401,68 @@ void SegmentTable::forget(EntryNumber entry) {
   free_.push_back(entry);
 }
 
+Result<void> SegmentTable::set_place(EntryNumber entry, const SpillPlace& place) {
+  const std::uint64_t page = std::uint64_t{entry} * sizeof(shm::Extension) / shm::page_bytes;
+  if (!extension_backed_[page]) {
+    const std::uint64_t offset = regions_.extensions + page * shm::page_bytes;
+    if (auto reserved = reserve_(offset, shm::page_bytes); !reserved)
+      return fail(std::move(reserved.error()));
+    extension_backed_[page] = true;
+  }
+  // Whole before it counts: who dies in between leaves an entry that is in no tier.
+  clear_place(entry);
+  shm::Extension& extension = index_.extensions[entry];
+  std::array<std::uint64_t, place_words> words{};
+  static_assert(sizeof words == sizeof place);
+  std::memcpy(words.data(), &place, sizeof place);
+  for (std::size_t i = 0; i < words.size(); ++i) extension.place[i].store(words[i], release);
+  reached(points::place_written);
+  index_.records[entry].in_tier.store(1, release);
+  reached(points::place_counts);
+  return {};
+}
+
+void SegmentTable::clear_place(EntryNumber entry) {
+  index_.records[entry].in_tier.store(0, release);
+}
+
+bool SegmentTable::has_place(EntryNumber entry) const {
+  return index_.records[entry].in_tier.load(relaxed) != 0;
+}
+
+SpillPlace SegmentTable::place(EntryNumber entry) const {
+  const shm::Extension& extension = index_.extensions[entry];
+  std::array<std::uint64_t, place_words> words{};
+  for (std::size_t i = 0; i < words.size(); ++i) words[i] = extension.place[i].load(relaxed);
+  SpillPlace place;
+  std::memcpy(static_cast<void*>(&place), words.data(), sizeof place);
+  return place;
+}
+
+void SegmentTable::put_away(EntryNumber entry) {
+  shm::set_state(index_.entries[entry], State::spilled);
+  reached(points::spill_put_away);
+  index_.entries[entry].location.store(shm::Location::none().bits(), release);
+}
+
+void SegmentTable::begin_restore(EntryNumber entry) {
+  shm::set_state(index_.entries[entry], State::restoring);
+  reached(points::restore_begun);
+}
+
+void SegmentTable::restore(EntryNumber entry, shm::Location location, bool in_slab) {
+  set_flag(entry, RecordFlag::in_slab, in_slab);
+  // Readers look at the location only after a pin that found the entry sealed.
+  index_.entries[entry].location.store(location.bits(), release);
+  reached(points::restore_located);
+  shm::set_state(index_.entries[entry], State::sealed);
+  reached(points::restore_done);
+}
+
+void SegmentTable::abandon_restore(EntryNumber entry) {
+  shm::set_state(index_.entries[entry], State::spilled);
+}
+
 void SegmentTable::set_owner(EntryNumber entry, std::uint32_t slot) {
   index_.records[entry].owner_slot.store(slot, release);
 }
@@ -457,6 +525,10 @@ SegmentTable::Found SegmentTable::recover() {
         break;
       case State::spilled:
       case State::restoring:
+        // Whatever memory it was given or had is nobody's now.
+        index_.entries[entry].location.store(shm::Location::none().bits(), release);
+        shm::set_state(index_.entries[entry], State::spilled);
+        found.spilled.push_back(entry);
         break;
     }
   }

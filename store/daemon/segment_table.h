@@ -24,6 +24,7 @@
 #include "store/shm/buckets.h"
 #include "store/shm/index_map.h"
 #include "store/shm/object_home.h"
+#include "store/spill.h"
 
 namespace forebay::daemon {
 
@@ -112,7 +113,8 @@ class SegmentTable {
   Result<EntryNumber> begin(const SegmentFields& fields);
   // Makes it visible, exactly and, if it is the highest, as the newest. A tombstone of the same
   // version makes place for it.
-  void seal(EntryNumber entry, std::uint64_t now_ns);
+  // `as`: spilled for one that comes into this store with its bytes in a tier.
+  void seal(EntryNumber entry, std::uint64_t now_ns, shm::State as = shm::State::sealed);
   // CREATING, or sealed and out of sight at once: nobody finds it from now on. Then REMOVING.
   void begin_removal(EntryNumber entry);
   // Nobody pins it: the entry is free for another life.
@@ -124,6 +126,23 @@ class SegmentTable {
   void bury(EntryNumber entry, shm::Reason reason);
   // A tombstone goes.
   void forget(EntryNumber entry);
+
+  // --- tiers
+
+  // Notes where the bytes lie in the tiers, besides or instead of in memory. Fails when the index can
+  // get no memory for it.
+  Result<void> set_place(EntryNumber entry, const SpillPlace& place);
+  void clear_place(EntryNumber entry);
+  bool has_place(EntryNumber entry) const;
+  // Of an entry that has one.
+  SpillPlace place(EntryNumber entry) const;
+  bool has_memory(EntryNumber entry) const { return location(entry) != shm::Location::none(); }
+  // EVICTING, with a place, becomes SPILLED: what it had of memory is the caller's then.
+  void put_away(EntryNumber entry);
+  // SPILLED becomes RESTORING, and then either of SEALED, with this memory, or SPILLED again.
+  void begin_restore(EntryNumber entry);
+  void restore(EntryNumber entry, shm::Location location, bool in_slab);
+  void abandon_restore(EntryNumber entry);
 
   void set_wanted(EntryNumber entry, bool wanted) {
     shm::set_wanted(index_.entries[entry], wanted);
@@ -143,6 +162,7 @@ class SegmentTable {
     std::vector<EntryNumber> removing;
     std::vector<EntryNumber> evicting;
     std::vector<EntryNumber> resident;    // sealed, with memory
+    std::vector<EntryNumber> spilled;     // or on their way back: without memory
     std::vector<EntryNumber> tombstones;
     std::uint64_t slots_repaired = 0;
   };
@@ -187,7 +207,8 @@ class SegmentTable {
   Writer newest_;
   Writer exact_;
   std::vector<EntryNumber> free_;     // used before, free again
-  std::vector<bool> annex_backed_;    // by page of the annex region
+  std::vector<bool> annex_backed_;      // by page of the annex region
+  std::vector<bool> extension_backed_;  // likewise
   std::uint64_t newest_count_ = 0;
   std::uint64_t exact_count_ = 0;  // tombstones included
   std::uint64_t sealed_count_ = 0;

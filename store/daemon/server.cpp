@@ -30,7 +30,8 @@ constexpr std::uint64_t id_mask = (std::uint64_t{1} << 56U) - 1;
 
 }  // namespace
 
-Server::Server(StoreMemory& memory, wire::Descriptor listener, const ServerOptions& options)
+Server::Server(StoreMemory& memory, wire::Descriptor listener, const ServerOptions& options,
+               std::unique_ptr<Spill> spill)
     : memory_(memory),
       options_(options),
       listener_(std::move(listener)),
@@ -55,9 +56,17 @@ Server::Server(StoreMemory& memory, wire::Descriptor listener, const ServerOptio
     memory.index_mapping().want_huge_pages();
     memory.arena().want_huge_pages();
   }
+  MemoryWorker::BeforePunch before_punch;
+  if (spill) {
+    port_ = std::make_unique<SpillPort>(
+        std::move(spill), std::span(memory.arena().data(), memory.arena().size()), options.spill);
+    before_punch = [this](std::span<const std::byte> bytes) {
+      port_->spill().memory_leaves(bytes);
+    };
+  }
   worker_ = std::make_unique<MemoryWorker>(memory.index_object(), memory.arena_object(),
                                            memory.index_mapping(), memory.arena(),
-                                           options.huge_pages);
+                                           options.huge_pages, std::move(before_punch));
 }
 
 Server::~Server() {
@@ -95,6 +104,7 @@ Result<Server::Adopted> Server::adopt() {
     adopted.living_processes =
         static_cast<std::uint64_t>(std::count(living.begin(), living.end(), true));
   }
+  if (port_) port_->spill().adopt(rules_.places());
   auto& live = *memory_.index().live;
   live.daemon_pid.store(static_cast<std::uint32_t>(::getpid()));
   live.daemon_starts.store(live.daemon_starts.load() + 1);
@@ -120,6 +130,7 @@ Result<Ending> Server::serve() {
   watch(signals_.get(), EPOLLIN, tag(Source::signal, 0));
   watch(wake_.get(), EPOLLIN, tag(Source::wake, 0));
   watch(worker_->wake_descriptor(), EPOLLIN, tag(Source::worker, 0));
+  if (port_) watch(port_->wake_descriptor(), EPOLLIN, tag(Source::tiers, 0));
   for (auto& [slot, process] : processes_.all())
     if (process.pidfd) watch(process.pidfd.get(), EPOLLIN, tag(Source::process, slot));
   rules_.begin();
@@ -137,7 +148,10 @@ Result<Ending> Server::serve() {
     }
     do_what_is_due();
   }
-  if (*ending_how_ == Ending::drop) rules_.drop_all(false);
+  if (*ending_how_ == Ending::drop) {
+    rules_.drop_all(false);
+    if (port_) port_->spill().settle(TierClock::now() + std::chrono::seconds(2));
+  }
   return *ending_how_;
 }
 
@@ -160,6 +174,9 @@ void Server::dispatch(std::uint64_t tag, std::uint32_t events) {
       break;
     case Source::worker:
       finish_memory_jobs();
+      break;
+    case Source::tiers:
+      take_tier_answers();
       break;
     case Source::session:
       serve_session(id, events);
@@ -187,6 +204,7 @@ int Server::milliseconds_to_wait() const {
 }
 
 void Server::do_what_is_due() {
+  if (!tierless_fetches_.empty()) take_tier_answers();
   rules_.tick(now_);
   for (const Slot slot : processes_.departed(now_, memory_.index_object()))
     if (!pass_on(*processes_.find(slot))) dismiss(slot, "departed");

@@ -22,6 +22,7 @@
 #include "store/daemon/processes.h"
 #include "store/daemon/rules.h"
 #include "store/daemon/session.h"
+#include "store/daemon/spill_port.h"
 #include "store/daemon/store_memory.h"
 #include "store/error.h"
 #include "store/wire/codec.h"
@@ -36,6 +37,7 @@ struct ServerOptions {
   std::chrono::seconds idle_exit{0};
   // The kernel has huge pages to give, and is to give them.
   bool huge_pages = false;
+  SpillOptions spill = {};
   // Who has connected and said nothing for so long is shown out.
   std::chrono::milliseconds hello_deadline = std::chrono::seconds(30);
 };
@@ -44,8 +46,10 @@ enum class Ending { keep, drop, drop_unless_persistent };
 
 class Server final : public Outside {
  public:
-  // Everything given must outlive the server. The listener is listening.
-  Server(StoreMemory& memory, wire::Descriptor listener, const ServerOptions& options);
+  // Everything given must outlive the server. The listener is listening. `spill`: the tiers, if there
+  // are any.
+  Server(StoreMemory& memory, wire::Descriptor listener, const ServerOptions& options,
+         std::unique_ptr<Spill> spill = nullptr);
   ~Server() override;
 
   // Takes over what the store's memory holds; before `serve`, once. Returns what it found, for the
@@ -73,13 +77,17 @@ class Server final : public Outside {
   void scoped(Ticket ticket, std::uint64_t removed) override;
   void told(Ticket ticket, const EventLog::Batch& batch) override;
   void start(MemoryJob job) override;
+  void start(CopyJob job) override;
+  void start(FetchJob job) override;
+  void forget(const SpillPlace& place) override;
+  void transferred(Ticket ticket, std::uint64_t done) override;
   std::string name_of(Slot slot) const override;
   bool same_process(Slot slot, Slot other) const override {
     return processes_.same_process(slot, other);
   }
 
  private:
-  enum class Source : std::uint8_t { listener, signal, wake, worker, session, process };
+  enum class Source : std::uint8_t { listener, signal, wake, worker, tiers, session, process };
   static std::uint64_t tag(Source source, std::uint64_t id) {
     return static_cast<std::uint64_t>(source) << 56U | id;
   }
@@ -89,6 +97,18 @@ class Server final : public Outside {
     bool is_put = false;
     std::span<const std::byte> payload;  // into the frame, or into `kept`
     std::vector<std::byte> kept;
+  };
+  // A range that is being read, into memory that will be the caller's.
+  struct RangeInFlight {
+    Ticket ticket;
+    wire::RangeReply reply;
+    std::vector<std::byte> small;
+    shm::Descriptor memory;
+    std::span<std::byte> mapped;
+  };
+  struct ImportInFlight {
+    Ticket ticket;
+    std::string id;
   };
   struct Batch {
     std::vector<wire::PutManyItem> items;
@@ -149,6 +169,19 @@ class Server final : public Outside {
   void arrived(Session& session, const wire::ArrivedRequest& request, const ucred& credentials);
   void holders(Session& session, std::uint32_t number);
   void arena(Session& session, std::uint32_t number, const wire::ArenaRequest& request);
+  // Tiers (server_tiers.cpp).
+  void take_tier_answers();
+  void complain_of_tiers(const Error& error);
+  void transfer(Session& session, std::uint32_t number, const wire::TransferRequest& request);
+  Result<EntryNumber> find_named(const wire::Uuid& store, const wire::SegmentName& segment) const;
+  void where(Session& session, std::uint32_t number, const wire::WhereRequest& request);
+  void hint(const wire::HintRequest& request);
+  void range(Session& session, std::uint32_t number, const wire::RangeRequest& request);
+  void range_read(std::uint64_t number, Result<void> outcome);
+  void import(Session& session, std::uint32_t number, const wire::ImportRequest& request);
+  void import_found(std::uint64_t number, Result<SpillFound> found);
+  void tier_status(const std::function<void(const char*, const std::string&)>& line) const;
+
   std::string status_text() const;
   std::string dump_text(std::uint64_t from, std::uint64_t& next) const;
 
@@ -185,7 +218,14 @@ class Server final : public Outside {
   Processes processes_;
   SegmentTable table_;
   Rules rules_;
-  std::unique_ptr<MemoryWorker> worker_;
+  std::unordered_map<std::uint64_t, RangeInFlight> ranges_;
+  std::uint64_t ranges_bytes_ = 0;
+  std::unordered_map<std::uint64_t, ImportInFlight> imports_;
+  std::uint64_t next_flight_ = 1;
+  std::vector<std::uint64_t> tierless_fetches_;  // to be answered in this turn
+  TimePoint complain_of_tiers_at_{};
+  std::unique_ptr<SpillPort> port_;              // none: there are no tiers
+  std::unique_ptr<MemoryWorker> worker_;         // tells the port of what it punches
   shm::Descriptor epoll_;
   shm::Descriptor signals_;
   shm::Descriptor wake_;
@@ -206,5 +246,16 @@ class Server final : public Outside {
   TimePoint last_client_at_;
   TimePoint next_check_at_;
 };
+
+template <class Reply>
+void Server::reply(Session& session, wire::Op op, std::uint32_t number, const Reply& reply,
+                   std::vector<int> descriptors) {
+  answered(session, number);
+  if (auto encoded = wire::encode_reply(reply, op, number, frame_); !encoded) {
+    reply_failure(session, op, number, encoded.error());
+    return;
+  }
+  send(session, std::move(descriptors));
+}
 
 }  // namespace forebay::daemon

@@ -37,17 +37,6 @@ wire::HolderItem item_of(const PinHolder& holder) {
 
 }  // namespace
 
-template <class Reply>
-void Server::reply(Session& session, Op op, std::uint32_t number, const Reply& reply,
-                   std::vector<int> descriptors) {
-  answered(session, number);
-  if (auto encoded = wire::encode_reply(reply, op, number, frame_); !encoded) {
-    reply_failure(session, op, number, encoded.error());
-    return;
-  }
-  send(session, std::move(descriptors));
-}
-
 void Server::reply_failure(Session& session, Op op, std::uint32_t number, const Error& error) {
   answered(session, number);
   wire::encode_failure(error, op, number, frame_);
@@ -235,6 +224,23 @@ void Server::handle_request(Session& session, Op op, std::uint32_t number,
     case Op::scopes_again:
       return with(as.operator()<wire::ScopesAgainRequest>(),
                   [&](auto& request) { scopes_again(session, request); });
+    case Op::transfer:
+      return with(as.operator()<wire::TransferRequest>(), [&](auto& request) {
+        if (may_wait(session, op, number, frame.size())) transfer(session, number, request);
+      });
+    case Op::where:
+      return with(as.operator()<wire::WhereRequest>(),
+                  [&](auto& request) { where(session, number, request); });
+    case Op::hint:
+      return with(as.operator()<wire::HintRequest>(), [&](auto& request) { hint(request); });
+    case Op::range:
+      return with(as.operator()<wire::RangeRequest>(), [&](auto& request) {
+        if (may_wait(session, op, number, frame.size())) range(session, number, request);
+      });
+    case Op::import:
+      return with(as.operator()<wire::ImportRequest>(), [&](auto& request) {
+        if (may_wait(session, op, number, frame.size())) import(session, number, request);
+      });
     case Op::keep:
       return with(as.operator()<wire::KeepRequest>(), [&](auto& request) {
         reply_or_fail(session, op, number, rules_.keep(request.id, request.keep));
@@ -753,7 +759,8 @@ void Server::cancel(Session& session, std::uint32_t number) {
   if (waiting == session.waiting.end()) return;
   // A create or put is ended by `abort`, for it may be done already.
   const Op op = waiting->second.op;
-  if (op == Op::await || op == Op::wait || op == Op::events || op == Op::claim)
+  if (op == Op::await || op == Op::wait || op == Op::events || op == Op::claim ||
+      op == Op::transfer || op == Op::range || op == Op::import)
     answered(session, number);
 }
 
@@ -934,6 +941,13 @@ std::string Server::status_text() const {
   count("waiting_claims", usage.claims_waiting);
   count("waiting_subscribers", usage.subscribers_waiting);
   count("events", usage.events);
+  count("clean_bytes", usage.clean_bytes);
+  count("spilled", usage.spilled);
+  count("spilled_bytes", usage.spilled_bytes);
+  count("copying_bytes", usage.copying_bytes);
+  count("fetching_bytes", usage.fetching_bytes);
+  count("restoring", usage.restoring);
+  tier_status(line);
   count("scopes", usage.scopes);
   count("scopes_ending", usage.scopes_ending);
   count("sessions", sessions_.size());

@@ -35,6 +35,12 @@ inline constexpr Failpoint remove_freed{"remove.freed"};
 inline constexpr Failpoint evict_marked{"evict.marked"};
 inline constexpr Failpoint evict_tombstone{"evict.tombstone"};
 inline constexpr Failpoint evict_unlinked{"evict.unlinked"};
+inline constexpr Failpoint place_written{"place.written"};
+inline constexpr Failpoint place_counts{"place.counts"};
+inline constexpr Failpoint spill_put_away{"spill.put_away"};
+inline constexpr Failpoint restore_begun{"restore.begun"};
+inline constexpr Failpoint restore_located{"restore.located"};
+inline constexpr Failpoint restore_done{"restore.done"};
 inline constexpr Failpoint take_begun{"take.begun"};
 inline constexpr Failpoint claim_fulfilled{"claim.fulfilled"};
 inline constexpr Failpoint buckets_copied{"buckets.copied"};
@@ -59,7 +65,9 @@ inline constexpr std::array daemon{
     buckets_copied,        buckets_published,  process_slot_filled, process_slot_held,
     process_table_removed, chunk_backed,       arena_grown,        arena_punched,
     fork_copied,           recover_entries,    recover_buckets,    recover_relinked,
-    recover_done,          take_begun,         claim_fulfilled,
+    recover_done,          take_begun,         claim_fulfilled,    place_written,
+    place_counts,          spill_put_away,     restore_begun,      restore_located,
+    restore_done,
 };
 
 inline constexpr Failpoint client_created{"client.created"};

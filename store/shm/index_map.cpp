@@ -61,6 +61,7 @@ IndexMap IndexMap::over(std::byte* base, const Regions& regions) {
   map.entries = reinterpret_cast<Entry*>(base + regions.entries);
   map.records = reinterpret_cast<Record*>(base + regions.records);
   map.annexes = reinterpret_cast<Annex*>(base + regions.annexes);
+  map.extensions = reinterpret_cast<Extension*>(base + regions.extensions);
   return map;
 }
 

@@ -48,6 +48,7 @@ struct IndexMap {
   Entry* entries = nullptr;
   Record* records = nullptr;
   Annex* annexes = nullptr;
+  Extension* extensions = nullptr;
 
   // `base` is the start of a mapping of a whole index whose stamp was checked.
   static IndexMap over(std::byte* base, const Regions& regions);

@@ -63,6 +63,8 @@ class Location {
   constexpr std::uint64_t offset() const {
     return bits_ & ((std::uint64_t{1} << offset_width) - 1);
   }
+  // Of a segment that has no memory: its bytes are in a tier.
+  static constexpr Location none() { return Location(~std::uint64_t{0}); }
   constexpr bool operator==(const Location&) const = default;
 
  private:
@@ -149,14 +151,10 @@ struct alignas(128) BasicRecord {
   Atomic<std::uint32_t> writer_uid;           // who wrote it, for ever
   Atomic<std::uint64_t> sealed_ns;            // CLOCK_REALTIME
   Atomic<std::uint64_t> token;                // the request that made it: a retry finds it again
-  Atomic<std::uint64_t> tier_offset;          // where in the slab
-  Atomic<std::uint64_t> tier_size;            // bytes there (less than size when compressed)
-  Atomic<std::uint32_t> tier_slab;            //
-  Atomic<std::uint32_t> tier_epoch;           // incarnation of the pool that holds them
-  Atomic<std::uint32_t> tier_crc32c;          // of the bytes there
-  Atomic<std::uint16_t> tier_pool;            // 0: in no tier
-  Atomic<std::uint8_t> tier_codec;            // 0: as they are
-  Atomic<std::uint8_t> tier_flags;            // reserved
+  Atomic<std::uint64_t> reserved_a[2];
+  Atomic<std::uint32_t> reserved_b[3];
+  Atomic<std::uint16_t> in_tier;              // 1: the extension says where its bytes lie in a tier
+  Atomic<std::uint16_t> reserved_c;
   Atomic<std::uint32_t> older;                // next lower version of the id, any state but creating
   Atomic<std::uint32_t> newer;                // next higher one
 };
@@ -171,8 +169,16 @@ struct alignas(256) BasicAnnex {
 using Annex = BasicAnnex<StdAtomic>;
 static_assert(sizeof(Annex) == 256 && id_bytes_max == 255);
 
-// Room for what a later layout-compatible feature must keep per segment (replicas, say).
+// Where the bytes of a segment lie in the tiers, by the same number: 15 words that are the daemon's
+// alone (a SpillPlace, see store/spill.h), and one in reserve. Sparse, like the annexes.
 inline constexpr std::uint64_t extension_bytes = 128;
+template <template <class> class Atomic>
+struct alignas(128) BasicExtension {
+  Atomic<std::uint64_t> place[15];
+  Atomic<std::uint64_t> reserved;
+};
+using Extension = BasicExtension<StdAtomic>;
+static_assert(sizeof(Extension) == extension_bytes);
 
 // ---------------------------------------------------------------------------------- bucket lines
 

@@ -19,7 +19,7 @@
 
 namespace forebay::wire {
 
-inline constexpr std::uint16_t protocol_version = 3;
+inline constexpr std::uint16_t protocol_version = 4;
 inline constexpr std::uint16_t frame_magic = 0xFB07;
 // Fits the default send buffer of a Unix socket, and any sane kernel's largest allocation.
 inline constexpr std::size_t frame_bytes_max = 192 * 1024;
@@ -58,6 +58,11 @@ enum class Op : std::uint16_t {
   events = 28,
   scope = 29,
   scopes_again = 30,
+  transfer = 31,
+  where = 32,
+  hint = 33,
+  range = 34,
+  import = 35,
 };
 
 struct FrameHeader {
@@ -439,6 +444,101 @@ struct EventsReply {
   void members(auto&& each) { each(store, cursor, missed, events); }
 };
 
+// --- tiers
+
+// Which segment: of a ref, or the one of that id and version.
+struct SegmentName {
+  Text id;
+  std::uint64_t version = 0;  // 0: the newest
+  std::uint64_t serial = 0;   // not 0: only if it is this very segment, of this store
+  void members(auto&& each) { each(id, version, serial); }
+};
+
+// Moves segments between memory and the tiers; answered when that is done, or has begun (prefetch).
+enum class TransferVerb : std::uint8_t { prefetch = 1, restore = 2, spill = 3, publish = 4 };
+struct TransferRequest {
+  static constexpr Op op = Op::transfer;
+  std::uint8_t verb = 0;  // TransferVerb
+  Uuid store{};           // of the serials; zero: there are none
+  std::vector<SegmentName> items;
+  void members(auto&& each) { each(verb, store, items); }
+};
+struct TransferReply {
+  std::uint64_t done = 0;
+  void members(auto&& each) { each(done); }
+};
+
+// Where a segment's bytes are.
+struct WhereRequest {
+  static constexpr Op op = Op::where;
+  Uuid store{};
+  SegmentName segment;
+  void members(auto&& each) { each(store, segment); }
+};
+struct WhereCopy {
+  Text tier;             // "pool 10.0.0.7:7117", "disk /var/spill"
+  std::uint8_t up = 0;   // it answers
+  void members(auto&& each) { each(tier, up); }
+};
+struct WhereReply {
+  std::uint64_t version = 0;
+  std::uint64_t serial = 0;
+  std::uint64_t size = 0;       // bytes of the segment
+  std::uint64_t stored = 0;     // bytes in each tier; less when compressed
+  std::uint8_t in_memory = 0;
+  std::uint8_t published = 0;
+  std::vector<WhereCopy> copies;
+  void members(auto&& each) { each(version, serial, size, stored, in_memory, published, copies); }
+};
+
+// One way: what the framework knows of the future.
+struct HintItem {
+  SegmentName segment;
+  std::uint8_t last_use = 0;
+  std::uint64_t next_use = 0;  // so many other segments are read before it; 0: not known
+  std::int32_t priority = 0;
+  void members(auto&& each) { each(segment, last_use, next_use, priority); }
+};
+struct HintRequest {
+  static constexpr Op op = Op::hint;
+  Uuid store{};
+  std::vector<HintItem> items;
+  void members(auto&& each) { each(store, items); }
+};
+
+// Bytes of a segment that is not in memory, without bringing it back.
+struct RangeRequest {
+  static constexpr Op op = Op::range;
+  Uuid store{};
+  SegmentName segment;
+  std::uint64_t offset = 0;
+  std::uint64_t size = 0;
+  void members(auto&& each) { each(store, segment, offset, size); }
+};
+// Small ranges are in the answer; for larger ones a descriptor of memory that is the caller's comes
+// with it.
+struct RangeReply {
+  std::uint8_t in_memory = 0;  // nothing was read: get it
+  std::uint64_t version = 0;
+  std::uint64_t serial = 0;
+  std::uint64_t size = 0;      // of the segment
+  Bytes bytes;
+  void members(auto&& each) { each(in_memory, version, serial, size, bytes); }
+};
+
+// Makes what another node has published known here.
+struct ImportRequest {
+  static constexpr Op op = Op::import;
+  Text id;
+  std::uint64_t version = 0;  // 0: the newest that the pool knows
+  void members(auto&& each) { each(id, version); }
+};
+struct ImportReply {
+  std::uint64_t version = 0;
+  std::uint64_t serial = 0;
+  void members(auto&& each) { each(version, serial); }
+};
+
 struct StatRequest {
   static constexpr Op op = Op::stat;
   Text id;
@@ -554,5 +654,6 @@ using AllMessages =
                 ClaimRequest, ClaimReply, WaitRequest, WaitReply, CancelRequest, RemoveManyRequest,
                 RemoveManyReply, SupersedeRequest, HoldRequest, HoldReply, HoldsAgainRequest,
                 KeepRequest, EventsRequest, EventsReply, ScopeRequest, ScopeReply,
-                ScopesAgainRequest>;
+                ScopesAgainRequest, TransferRequest, TransferReply, WhereRequest, WhereReply,
+                HintRequest, RangeRequest, RangeReply, ImportRequest, ImportReply>;
 }  // namespace forebay::wire

@@ -225,7 +225,8 @@ void RulesCampaign::hear_answers() {
         check_told(request, answer);
         break;
       case Answer::Kind::scoped:
-        expect(false, "nobody begins or ends a scope here");
+      case Answer::Kind::transferred:
+        expect(false, "nobody begins or ends a scope, or moves anything, here");
         break;
       case Answer::Kind::refused:
         check_refusal(request, answer.error);

@@ -82,7 +82,7 @@ class FakeCensus : public daemon::PinCensus {
 };
 
 struct Answer {
-  enum class Kind { created, refused, awaited, waited, claimed, there, told, scoped };
+  enum class Kind { created, refused, awaited, waited, claimed, there, told, scoped, transferred };
   daemon::Ticket ticket;
   Kind kind{};
   daemon::EntryNumber entry = daemon::no_entry;
@@ -187,6 +187,19 @@ class FakeOutside : public daemon::Outside {
     if (before_call) before_call();
     jobs.push_back(std::move(job));
   }
+  void start(daemon::CopyJob job) override {
+    if (before_call) before_call();
+    copies.push_back(std::move(job));
+  }
+  void start(daemon::FetchJob job) override {
+    if (before_call) before_call();
+    fetches.push_back(std::move(job));
+  }
+  void forget(const SpillPlace& place) override { forgotten.push_back(place); }
+  void transferred(daemon::Ticket ticket, std::uint64_t done) override {
+    if (before_call) before_call();
+    answers.push_back({.ticket = ticket, .kind = Answer::Kind::transferred, .removed = done});
+  }
   bool same_process(std::uint32_t slot, std::uint32_t other) const override {
     return twins.contains({slot, other}) || twins.contains({other, slot});
   }
@@ -224,6 +237,8 @@ class FakeOutside : public daemon::Outside {
         return "told";
       case Answer::Kind::scoped:
         return "scoped";
+      case Answer::Kind::transferred:
+        return "transferred";
       case Answer::Kind::refused:
         return std::string(errc_name(static_cast<Errc>(answer.error.code.value())));
     }
@@ -234,6 +249,9 @@ class FakeOutside : public daemon::Outside {
   std::function<void(const Answer&)> on_created;  // a claim that is the caller's, too
   std::vector<Answer> answers;
   std::vector<daemon::MemoryJob> jobs;  // begun and not reported
+  std::vector<daemon::CopyJob> copies;
+  std::vector<daemon::FetchJob> fetches;
+  std::vector<SpillPlace> forgotten;
   std::set<std::pair<std::uint32_t, std::uint32_t>> twins;
 };
 

@@ -178,6 +178,7 @@ TEST_SUITE("index_map") {
     CHECK(at(map.entries) == regions.entries);
     CHECK(at(map.records) == regions.records);
     CHECK(at(map.annexes) == regions.annexes);
+    CHECK(at(map.extensions) == regions.extensions);
   }
 }
 

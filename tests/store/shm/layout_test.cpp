@@ -34,14 +34,7 @@ TEST_SUITE("layout") {
     CHECK(offsetof(Record, writer_uid) == 68);
     CHECK(offsetof(Record, sealed_ns) == 72);
     CHECK(offsetof(Record, token) == 80);
-    CHECK(offsetof(Record, tier_offset) == 88);
-    CHECK(offsetof(Record, tier_size) == 96);
-    CHECK(offsetof(Record, tier_slab) == 104);
-    CHECK(offsetof(Record, tier_epoch) == 108);
-    CHECK(offsetof(Record, tier_crc32c) == 112);
-    CHECK(offsetof(Record, tier_pool) == 116);
-    CHECK(offsetof(Record, tier_codec) == 118);
-    CHECK(offsetof(Record, tier_flags) == 119);
+    CHECK(offsetof(Record, in_tier) == 116);
     CHECK(offsetof(Record, older) == 120);
     CHECK(offsetof(Record, newer) == 124);
   }
