@@ -4,6 +4,7 @@
 
 #include "arguments.h"
 #include "store.h"
+#include "tiers.h"
 #include "value.h"
 #include "waiting.h"
 
@@ -20,13 +21,17 @@ struct GetArguments {
   PyObject* fallback = nullptr;  // null: raise
   PyObject* after = nullptr;
   PyObject* writable = nullptr;
+  PyObject* range = nullptr;
+  PyObject* from = nullptr;
 };
 
 bool parse(GetArguments& parsed, PyObject* const* arguments, Py_ssize_t positional,
            PyObject* keywords) {
-  static constexpr std::array names{"id", "version", "timeout", "default", "after", "writable"};
+  static constexpr std::array names{"id",    "version",  "timeout", "default",
+                                    "after", "writable", "range",   "from_"};
   const std::array slots{&parsed.what,     &parsed.version, &parsed.timeout,
-                         &parsed.fallback, &parsed.after,   &parsed.writable};
+                         &parsed.fallback, &parsed.after,   &parsed.writable,
+                         &parsed.range,    &parsed.from};
   if (positional > 3) {
     PyErr_Format(PyExc_TypeError,
                  "get() takes id, version and timeout by position (%zd given)", positional);
@@ -102,11 +107,23 @@ PyObject* get(PyObject* self, PyObject* const* arguments, Py_ssize_t positional,
   if (convert == nullptr) return nullptr;
   GetOptions options;
   options.version = named.version;
-  if (parsed.after == nullptr) {
+  if (parsed.range != nullptr && parsed.range != Py_None) {
+    if (!timeout_of(parsed.timeout, options.timeout)) return nullptr;
+    return range_of(client, named, parsed.range, options.timeout);
+  }
+  if (parsed.from != nullptr && parsed.from != Py_None) {
+    if (!PyUnicode_Check(parsed.from) ||
+        PyUnicode_CompareWithASCIIString(parsed.from, "pool") != 0) {
+      set_error(fail(Errc::bad_argument, "from_ is 'pool', or None for this node alone").error);
+      return nullptr;
+    }
+    options.from_pool = true;
+  }
+  if (parsed.after == nullptr && !options.from_pool) {
     View view = named.ref != nullptr ? client.get_resident(*named.ref)
                                      : client.get_resident(named.id, named.version);
     if (view) return convert(client, std::move(view));
-  } else if (!after_of(parsed.after, named, options.after)) {
+  } else if (parsed.after != nullptr && !after_of(parsed.after, named, options.after)) {
     return nullptr;
   }
   if (!timeout_of(parsed.timeout, options.timeout)) return nullptr;
@@ -117,7 +134,7 @@ PyMethodDef get_definition = {
     "get", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&get)),
     METH_FASTCALL | METH_KEYWORDS,
     "get($self, id, version=None, timeout=None, *, default=..., after=0,\n"
-    "    writable=False)\n--\n\n"
+    "    writable=False, range=None, from_=None)\n--\n\n"
     "Return a segment as a read-only numpy.ndarray, without a copy.\n\n"
     "`id` is a str, bytes or a Ref; `version` an exact one, or None for the newest.\n"
     "The array, and every view of it, keeps the segment where it is. With `timeout`,\n"
@@ -127,8 +144,11 @@ PyMethodDef get_definition = {
     "manifest as a tuple of the values of what it lists, all of them or none.\n\n"
     "With `writable='copy'`, arrays are writable and this process's own: pages that\n"
     "are not written to are the segment's, which stays pinned meanwhile.\n\n"
+    "What is in a tier comes back first. With `range`, a slice of rows or a pair of\n"
+    "byte offsets, only this part of it is read, and the rest stays where it is. With\n"
+    "`from_='pool'`, also what another node has published is found.\n\n"
     "Raises NotFound (Evicted, Lost, StaleRef, ...) or Timeout, unless `default` is\n"
-    "given."};
+    "given, and TierDown where the tier that holds it does not answer."};
 
 }  // namespace
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The class itself, its connection, and looking around: contains, list, stat, status.
 #include "store.h"
+#include "tiers.h"
 
 #include <pybind11/chrono.h>
 #include <pybind11/stl.h>
@@ -184,6 +185,7 @@ void bind_store(py::module_& module) {
   bind_async_gets(module, store);
   bind_subscription(module, store);
   bind_handle(module, store);
+  bind_tiers(module, store);
   store
       .def("contains", &contains, py::arg("id"), py::arg("version") = py::none(),
            "Whether get would find it now.")

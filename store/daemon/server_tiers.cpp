@@ -264,8 +264,9 @@ void Server::import_found(std::uint64_t number, Result<SpillFound> found) {
 void Server::tier_status(const std::function<void(const char*, const std::string&)>& line) const {
   if (!port_) return;
   const SpillStatus status = port_->spill().status();
+  std::size_t at = 0;
   for (const TierStatus& tier : status.tiers)
-    line("tier", tier.name + (tier.up ? " up " : " down ") + std::to_string(tier.used_bytes) + " of " +
+    line(("tier_" + std::to_string(at++)).c_str(), tier.name + (tier.up ? " up " : " down ") + std::to_string(tier.used_bytes) + " of " +
                      std::to_string(tier.capacity_bytes) + " bytes, " + tier.transport +
                      (tier.up ? "" : ": " + tier.why_down));
   const auto count = [&line](const char* name, std::uint64_t value) {

@@ -34,6 +34,8 @@ std::deque<Armed>& armed_points() {
 bool known(std::string_view name) {
   for (const Failpoint& point : points::daemon)
     if (point.name == name) return true;
+  for (const Failpoint& point : points::tiers)
+    if (point.name == name) return true;
   for (const Failpoint& point : points::client)
     if (point.name == name) return true;
   return false;

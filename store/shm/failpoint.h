@@ -65,9 +65,11 @@ inline constexpr std::array daemon{
     buckets_copied,        buckets_published,  process_slot_filled, process_slot_held,
     process_table_removed, chunk_backed,       arena_grown,        arena_punched,
     fork_copied,           recover_entries,    recover_buckets,    recover_relinked,
-    recover_done,          take_begun,         claim_fulfilled,    place_written,
-    place_counts,          spill_put_away,     restore_begun,      restore_located,
-    restore_done,
+    recover_done,          take_begun,         claim_fulfilled,
+};
+// Those that only a daemon with tiers gets to.
+inline constexpr std::array tiers{
+    place_written, place_counts, spill_put_away, restore_begun, restore_located, restore_done,
 };
 
 inline constexpr Failpoint client_created{"client.created"};

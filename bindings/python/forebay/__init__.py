@@ -18,6 +18,8 @@ from forebay._forebay import (
     SegmentInfo,
     SegmentStat,
     Store,
+    TierCopy,
+    Whereabouts,
     __version__,
 )
 from forebay._installed import get_cmake_dir, get_include
@@ -142,6 +144,7 @@ __all__ = [
     "StoreFull",
     "Subscription",
     "Superseded",
+    "TierCopy",
     "TierDown",
     "Timeout",
     "TooLarge",
@@ -158,4 +161,5 @@ __all__ = [
     "share",
     "task",
     "uninstall",
+    "Whereabouts",
 ]
