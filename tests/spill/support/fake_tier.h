@@ -58,7 +58,9 @@ class FakeTier final : public Tier {
 
   FakeTier() : FakeTier(Options{}) {}
   explicit FakeTier(Options options)
-      : options_(std::move(options)), incarnation_(other_incarnation()), thread_([this] { run(); }) {}
+      : options_(std::move(options)),
+        incarnation_(other_incarnation()),
+        thread_([this] { run(); }) {}
   ~FakeTier() override {
     {
       const std::lock_guard lock(mutex_);
@@ -74,7 +76,7 @@ class FakeTier final : public Tier {
     std::uint64_t size = 0;
     for (const auto part : put.parts) size += part.size();
     if (size == 0 || put.label.name.size() > 512 || put.label.about.size() > 1024)
-      return done(fail(Errc::bad_argument, "a fake tier was asked to keep an item that none may be"));
+      return done(fail(Errc::bad_argument, options_.name + ": such an item may not be"));
     enqueue(TierVerb::put, deadline,
             [this, put = std::move(put), size, done = std::move(done)](const Error* error) {
               Result<TierPlace> result = error ? fail(*error) : keep(put, size);
@@ -83,7 +85,7 @@ class FakeTier final : public Tier {
   }
   void get(TierGet get, TierDeadline deadline, Done done) override {
     if (get.offset > get.place.size || get.into.size() > get.place.size - get.offset)
-      return done(fail(Errc::bad_argument, "a fake tier was asked for bytes outside the item"));
+      return done(fail(Errc::bad_argument, options_.name + ": these bytes are outside the item"));
     enqueue(TierVerb::get, deadline, [this, get, done = std::move(done)](const Error* error) {
       Result<void> result = error ? fail(*error) : fetch(get);
       return [done, result = std::move(result)] { done(result); };
