@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What every tier must do, whatever it is made of: the contract of store/tier.h as tests.
 //
-// A tier's test file gives a fixture, and one TEST_CASE for each group of what is below (bytes, names,
-// refusals, crowds, restarts):
+// A tier's test file gives a fixture, and one TEST_CASE for each group below (bytes, names, refusals,
+// crowds, restarts):
 //
 //   class PoolFixture {
 //    public:
@@ -551,6 +551,7 @@ void crowds() {
   SUBCASE("a tier that is closed answers what is open, and touches nothing of it any more") {
     for (int round = 0; round < 5; ++round) {
       Opened<Fixture> tier;
+      Tier& closing = *tier;
       const Bytes item = bytes_of(2 * mib, 1);
       const TierPlace place = must_put(*tier, put_of(key(1), item));
       std::vector<Answer<TierPlace>> puts(20);
@@ -564,7 +565,7 @@ void crowds() {
                   [&, done = gets[i].done()](Result<void> result) {
                     std::fill(into.begin(), into.end(), std::byte{0xee});
                     // Also then it may call again, and is answered.
-                    tier->list(key(1).store, soon(), [&](const auto&) { ++again; });
+                    closing.list(key(1).store, soon(), [&](const auto&) { ++again; });
                     done(std::move(result));
                   });
       }
