@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // DiskOperation: one put, get or remove on its way through a disk tier, answered once.
 //
-// Whoever closes it answers it: the thread that did it, the one that watches deadlines, or the end of
-// the tier. The bytes of the caller are touched only within `touch`, which does nothing once the
+// Whoever closes it answers it: the thread that did it, the one that watches deadlines, or the end
+// of the tier. The bytes of the caller are touched only within `touch`, which does nothing once the
 // operation is closed, and holds off whoever would close it for no longer than one copy takes.
 #pragma once
 

@@ -2,16 +2,16 @@
 // DiskTier: a tier in a folder of a local disk, one file for each item.
 //
 // Keeps the contract of store/tier.h. What was put survives a crash of the process and of the
-// machine; what was removed may come back after a crash of the machine, as an item that nobody knows.
-// Files that are gone, cut, swapped or changed under us are lost, never wrong bytes: a get of a whole
-// item checks all of them, a get of a range checks that the file is that item's. A file that is of no
-// use is moved to damaged/ and reported.
+// machine; what was removed may come back after a crash of the machine, as an item that nobody
+// knows. Files that are gone, cut, swapped or changed under us are lost, never wrong bytes: a get
+// of a whole item checks all of them, a get of a range checks that the file is that item's. A file
+// that is of no use is moved to damaged/ and reported.
 //
-// Threads of its own: `threads` that read and write, one that makes names durable, for all puts that
-// wait for it at once, and one that watches the deadlines. Gets on demand go before all else, and one
-// thread is always kept for them when there are two. When the disk is stuck, operations are answered
-// at their deadlines all the same, and new ones, after a while, with tier_down at once. Callbacks come
-// from these threads; those of list and find, and refusals, from within the call.
+// Threads of its own: `threads` that read and write, one that makes names durable, for all puts
+// that wait for it at once, and one that watches the deadlines. Gets on demand go before all else,
+// and one thread is always kept for them when there are two. When the disk is stuck, operations are
+// answered at their deadlines all the same, and new ones, after a while, with tier_down at once.
+// Callbacks come from these threads; those of list and find, and refusals, from within the call.
 #pragma once
 
 #include <chrono>

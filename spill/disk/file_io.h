@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// FileIo: the system calls by which items become files, in one place, so that a test can have each of
-// them fail, stall, or be the last one before a crash.
+// FileIo: the system calls by which items become files, in one place, so that a test can have each
+// of them fail, stall, or be the last one before a crash.
 //
 // Each returns what the call returns, or -errno. Nothing is retried here. May be called from any
 // thread.

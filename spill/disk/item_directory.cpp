@@ -165,8 +165,8 @@ Result<void> ItemDirectory::read_incarnation() {
     if (errno != ENOENT) return fail_errno(errno, "opening " + path_ + "/incarnation");
     // It is the first thing made: where it is missing, there is nothing else, or it was deleted.
     if (::faccessat(root_.get(), "items", F_OK, AT_SYMLINK_NOFOLLOW) == 0)
-      return fail(Errc::bad_state, path_ + "/incarnation is missing, so that the items there cannot "
-                                           "be told from others'; empty the folder");
+      return fail(Errc::bad_state, path_ + "/incarnation is missing, so that the items there "
+                                           "cannot be told from others'; empty the folder");
     return make_incarnation();
   }
   std::array<char, 128> text{};

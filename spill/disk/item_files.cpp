@@ -85,8 +85,8 @@ Result<void> ItemFiles::write(const ItemHeader& header, const std::string& incom
     if (auto done = write_all(file, all.first(padded), written, name); !done) return done;
     written += padded;
   }
-  // Once, whatever it says: a kernel that failed to write pages forgets that they are dirty, and the
-  // next call would say that all is well.
+  // Once, whatever it says: a kernel that failed to write pages forgets that they are dirty, and
+  // the next call would say that all is well.
   if (const int error = io_.sync_data(file); error < 0) return failed(-error, "syncing", name);
   // What was spilled shall not stay in memory by another name.
   if (!direct_) (void)::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);

@@ -3,12 +3,12 @@
 //
 // The bytes of an item pass through a page-aligned buffer of the thread that moves them, and are
 // copied from the source or into the destination by a function of the caller's, which can say that
-// nobody wants them any more. So the kernel never holds an address of the caller's, and an operation
-// can be answered at its deadline while the disk is still stuck in the middle of it.
+// nobody wants them any more. So the kernel never holds an address of the caller's, and an
+// operation can be answered at its deadline while the disk is still stuck in the middle of it.
 //
 // A file is written under a name in incoming/, synced, and only then moved to items/; the move is
-// there for good after sync_names. After a failed sync nothing that was written before it is trusted.
-// May be called from any thread, with a buffer each.
+// there for good after sync_names. After a failed sync nothing that was written before it is
+// trusted. May be called from any thread, with a buffer each.
 #pragma once
 
 #include <cstddef>

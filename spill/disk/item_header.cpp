@@ -29,7 +29,8 @@ struct FixedPart {
 static_assert(sizeof(FixedPart) == 72);
 static_assert(offsetof(FixedPart, store) == 16);
 static_assert(offsetof(FixedPart, crc32c) == 64);
-static_assert(std::endian::native == std::endian::little);  // the files of other machines are refused
+// The files of machines that write numbers otherwise are refused.
+static_assert(std::endian::native == std::endian::little);
 }  // namespace
 
 void write_header(const ItemHeader& header, std::span<std::byte, header_bytes> page) {

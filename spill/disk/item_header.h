@@ -2,8 +2,8 @@
 // ItemHeader: what stands on the first page of an item's file, before the bytes of the item.
 //
 // A page that was not written by write_header, whole, on a machine of this byte order and by this
-// format, is refused by read_header. The bytes of the item start at header_bytes and are followed by
-// zeros up to a whole page.
+// format, is refused by read_header. The bytes of the item start at header_bytes and are followed
+// by zeros up to a whole page.
 //
 //   0 magic  8 format  12 crc32c of all that follows  16 store  32 number  40 size  48 incarnation
 //   56 version  64 crc32c of the item  68 name bytes  70 about bytes  72 name, about, zeros

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // ItemIndex: which items a folder holds, under their keys and names, and how many bytes are left.
 //
-// Takes no lock and sees no file: whoever owns it does. Bytes are reserved before a file is begun and
-// released when it is gone; in between they are used, whether the item is in the index or not.
+// Takes no lock and sees no file: whoever owns it does. Bytes are reserved before a file is begun
+// and released when it is gone; in between they are used, whether the item is in the index or not.
 #pragma once
 
 #include <array>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What every tier must do, whatever it is made of: the contract of store/tier.h as tests.
 //
-// A tier's test file gives a fixture, and one TEST_CASE for each group below (bytes, names, refusals,
-// crowds, restarts):
+// A tier's test file gives a fixture, and one TEST_CASE for each group below (bytes, names,
+// refusals, crowds, restarts):
 //
 //   class PoolFixture {
 //    public:
