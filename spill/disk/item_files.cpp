@@ -61,7 +61,7 @@ Result<void> ItemFiles::write(const ItemHeader& header, const std::string& incom
   const Closed closed{io_, file};
   const std::uint64_t whole = file_bytes(header.size);
   if (const int error = io_.allocate(file, static_cast<off_t>(whole));
-      error < 0 && error != -EOPNOTSUPP && error != -EINTR)
+      error < 0 && error != -EOPNOTSUPP && error != -ENOSYS && error != -EINTR)
     return failed(-error, "making room for", name);
 
   std::uint64_t written = 0;
@@ -137,18 +137,24 @@ Result<void> ItemFiles::remove(const TierKey& key) {
   return {};
 }
 
-Result<void> ItemFiles::check(int file, std::span<const std::byte> page, const TierItem& item) {
-  const std::string name = item_name(item.key);
+Result<void> ItemFiles::check_file(int file, const TierItem& item) {
+  const std::string name = "items/" + item_name(item.key);
   struct stat about {};
   if (const int error = io_.stat(file, about); error < 0)
-    return failed(-error, "looking at", "items/" + name);
+    return failed(-error, "looking at", name);
+  if (!S_ISREG(about.st_mode)) return fail(Errc::lost, name + " is not a file any more");
+  if (static_cast<std::uint64_t>(about.st_size) != file_bytes(item.place.size))
+    return fail(Errc::lost, name + ": it has another length now");
+  return {};
+}
+
+Result<void> ItemFiles::check_page(std::span<const std::byte> page, const TierItem& item) {
+  const std::string name = item_name(item.key);
   auto header = read_header(page.first<header_bytes>());
   if (!header) return fail(Errc::lost, "items/" + name + ": " + header.error().detail);
   if (header->key != item.key || header->size != item.place.size ||
       header->incarnation != item.place.incarnation || header->crc32c != item.crc32c)
     return fail(Errc::lost, "items/" + name + ": it is another item now");
-  if (static_cast<std::uint64_t>(about.st_size) != file_bytes(item.place.size))
-    return fail(Errc::lost, "items/" + name + ": it has another length now");
   return {};
 }
 
@@ -177,12 +183,17 @@ Result<void> ItemFiles::read(const TierItem& item, std::uint64_t offset, std::ui
   const int file =
       open_uninterrupted(io_, directory_.items(), name, flags | (direct_ ? O_DIRECT : 0), 0);
   if (file == -ENOENT) return fail(Errc::lost, "items/" + name + " is not there any more");
-  if (file == -ELOOP || file == -ENXIO) {
+  // A link, a socket, a folder.
+  if (file == -ELOOP || file == -ENXIO || file == -EINVAL || file == -EISDIR) {
     damaged = true;
     return fail(Errc::lost, "items/" + name + " is not a file any more");
   }
   if (file < 0) return failed(-file, "opening", "items/" + name);
   const Closed closed{io_, file};
+  if (auto sound = check_file(file, item); !sound) {
+    damaged = sound.error().is(Errc::lost);
+    return sound;
+  }
 
   const bool whole = offset == 0 && size == item.place.size;
   const std::uint64_t end = header_bytes + offset + size;
@@ -200,7 +211,7 @@ Result<void> ItemFiles::read(const TierItem& item, std::uint64_t offset, std::ui
               : std::min<std::uint64_t>(TransferBuffer::size, whole_pages(end) - start));
     const std::span<std::byte> pages = buffer.bytes().first(length);
     Result<void> done = read_all(file, pages, start, "items/" + name);
-    if (done && !checked) done = check(file, pages, item);
+    if (done && !checked) done = check_page(pages, item);
     if (!done) {
       damaged = done.error().is(Errc::lost);
       return done;

@@ -64,7 +64,8 @@ class ItemFiles {
                          const std::string& name);
   Result<void> read_all(int file, std::span<std::byte> pages, std::uint64_t offset,
                         const std::string& name);
-  Result<void> check(int file, std::span<const std::byte> page, const TierItem& item);
+  Result<void> check_file(int file, const TierItem& item);
+  static Result<void> check_page(std::span<const std::byte> page, const TierItem& item);
   Result<void> failed(int number, const std::string& doing, const std::string& name) const;
 
   const ItemDirectory& directory_;
