@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "spill/fabric/endpoint.h"
 
+#include <poll.h>
+
 #include <array>
 #include <cstring>
 #include <utility>
@@ -73,7 +75,18 @@ Result<void> Endpoint::start(std::size_t completions) {
   if (const int code = fi_ep_bind(ep, &cq->fid, FI_TRANSMIT | FI_RECV); code != 0)
     return failed(code, "fi_ep_bind of the completion queue");
   if (const int code = fi_enable(ep); code != 0) return failed(code, "fi_enable");
+  waiting_ = find_out_waiting();
   return {};
+}
+
+Endpoint::Waiting Endpoint::find_out_waiting() {
+  if (wait_descriptor_ < 0) return Waiting::none;
+  // Provider net of 1.17 forgets to reset its descriptor: after the first completion it is readable
+  // for ever, and who waits for it burns a processor.
+  if (fi_cq_signal(cq_.get()) != 0) return Waiting::descriptor;
+  (void)may_wait();
+  pollfd readable{.fd = wait_descriptor_, .events = POLLIN, .revents = 0};
+  return ::poll(&readable, 1, 0) == 0 ? Waiting::descriptor : Waiting::queue;
 }
 
 Result<std::vector<std::byte>> Endpoint::name() const {
@@ -120,8 +133,11 @@ Endpoint::Failure Endpoint::take_error() {
   if (count == 0) return {nullptr, fabric_error(FI_EAGAIN, "an error went missing")};
   const fi_cq_err_entry& entry = taken.entry;
   std::array<char, 256> buffer{};
-  const char* const text = fi_cq_strerror(cq_.get(), entry.prov_errno, entry.err_data,
-                                          buffer.data(), buffer.size());
+  const char* text = nullptr;
+  // rxm asks the endpoint, and does not look whether there still is one.
+  if (ep_)
+    text = fi_cq_strerror(cq_.get(), entry.prov_errno, entry.err_data, buffer.data(),
+                          buffer.size());
   return {entry.op_context,
           fabric_error(entry.err, "error " + std::to_string(entry.err) + ", provider's " +
                                       std::to_string(entry.prov_errno) + " (" +

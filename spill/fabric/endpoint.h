@@ -55,7 +55,10 @@ class Endpoint {
   // Of an address of this provider's, for people.
   std::string text_of(std::span<const std::byte> address) const;
 
-  // What is to be waited on when may_wait() says so; -1: the provider has no such thing, poll.
+  // How one waits for a completion. With a descriptor, beside others, once may_wait() says so; in
+  // fi_cq_sread, which fi_cq_signal ends; or, where there is neither, by asking again and again.
+  enum class Waiting { descriptor, queue, none };
+  Waiting waiting() const { return waiting_; }
   int wait_descriptor() const { return wait_descriptor_; }
   bool may_wait();
 
@@ -73,6 +76,7 @@ class Endpoint {
  private:
   Endpoint(const Library& library, Info info) : library_(&library), info_(std::move(info)) {}
   Result<void> start(std::size_t completions);
+  Waiting find_out_waiting();
 
   const Library* library_;
   Info info_;
@@ -83,6 +87,7 @@ class Endpoint {
   Owned<fid_cq> cq_;
   Owned<fid_ep> ep_;
   int wait_descriptor_ = -1;
+  Waiting waiting_ = Waiting::none;
 };
 
 }  // namespace forebay::spill::fabric

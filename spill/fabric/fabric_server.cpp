@@ -74,7 +74,7 @@ FabricServer::FabricServer(std::unique_ptr<Endpoint> endpoint, std::string chose
 FabricServer::~FabricServer() {
   stopping_.store(true, std::memory_order_relaxed);
   // Not every provider has it, and none says so before.
-  if (endpoint_->wait_descriptor() >= 0) (void)fi_cq_signal(endpoint_->cq());
+  if (endpoint_->waiting() != Endpoint::Waiting::none) (void)fi_cq_signal(endpoint_->cq());
   if (thread_.joinable()) thread_.join();
   endpoint_->abort([this] { memory_.withdraw_all(); });
 }
@@ -85,7 +85,7 @@ void FabricServer::withdraw(const SlabKey& key) { memory_.withdraw(key); }
 
 void FabricServer::progress() {
   std::array<fi_cq_data_entry, 16> entries;
-  const bool waits = endpoint_->wait_descriptor() >= 0;
+  const bool waits = endpoint_->waiting() != Endpoint::Waiting::none;
   microseconds nap{0};
   while (!stopping_.load(std::memory_order_relaxed)) {
     const ssize_t count =

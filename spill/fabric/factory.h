@@ -23,15 +23,15 @@ struct Library;
 
 struct FabricServerOptions {
   std::string bind = "127.0.0.1";  // one address, host name or interface
-  std::string service;             // a port; empty: any
-  std::string device;              // of libfabric's ("cxi0"): needed by cxi and efa, else empty
-  std::string provider;            // this one and no other; empty: the best one that works
+  std::string service{};             // a port; empty: any
+  std::string device{};              // of libfabric's ("cxi0"): needed by cxi and efa, else empty
+  std::string provider{};            // this one and no other; empty: the best one that works
   const fabric::Library* library = nullptr;  // null: the system's
 };
 
 struct FabricLinkOptions {
-  std::string bind;    // empty: what leads to the server
-  std::string device;
+  std::string bind{};    // empty: what leads to the server
+  std::string device{};
   // For demand, 4 MiB make one transfer of most objects; in the background smaller ones let others
   // in between.
   std::size_t chunk_bytes = std::size_t{1} << 20U;

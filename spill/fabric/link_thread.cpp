@@ -68,7 +68,9 @@ Result<void> LinkThread::open_descriptors() {
       !epoll_.take(::epoll_create1(EPOLL_CLOEXEC)))
     return fail_errno(errno, "no descriptors for a link to " + peer_text_);
   for (const int watched : {wake_up_.get(), endpoint_->wait_descriptor()}) {
-    if (watched < 0) continue;
+    if (watched < 0 || (watched != wake_up_.get() &&
+                        endpoint_->waiting() != Endpoint::Waiting::descriptor))
+      continue;
     epoll_event event{.events = EPOLLIN, .data = {.fd = watched}};
     if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, watched, &event) != 0)
       return fail_errno(errno, "cannot wait for a link to " + peer_text_);
@@ -85,9 +87,11 @@ void LinkThread::submit(Operation operation) {
 }
 
 void LinkThread::wake_up(std::unique_lock<std::mutex>& lock) {
-  const bool wake = std::exchange(asleep_, false);
+  const Asleep asleep = std::exchange(asleep_, Asleep::no);
+  // Under the lock: afterwards the thread may close the endpoint.
+  if (asleep == Asleep::at_queue) (void)fi_cq_signal(endpoint_->cq());
   lock.unlock();
-  if (!wake) return;
+  if (asleep != Asleep::at_descriptors) return;
   const std::uint64_t one = 1;
   (void)!::write(wake_up_.get(), &one, sizeof one);
 }
@@ -286,32 +290,38 @@ ssize_t LinkThread::post_one(Operation& operation, std::size_t most) {
 bool LinkThread::reap() {
   bool progress = false;
   std::array<fi_cq_data_entry, 32> entries;
-  while (true) {
+  while (endpoint_ != nullptr) {
     const ssize_t count = fi_cq_read(endpoint_->cq(), entries.data(), entries.size());
-    if (count == -FI_EAGAIN || count == 0) return progress;
-    if (count < 0) {
-      const Endpoint::Failure failure =
-          count == -FI_EAVAIL
-              ? endpoint_->take_error()
-              : Endpoint::Failure{nullptr, fabric_error(count, "the completion queue failed")};
-      fail_for_good(Errc::tier_down,
-                    std::string(peer_gone(failure.error.code.value())
-                                    ? "the server is gone, or knows no such slab: "
-                                    : "a transfer failed: ") +
-                        failure.error.message(),
-                    transfers_.find(failure.context));
-      return true;
-    }
+    if (!handle(entries, count)) break;
     progress = true;
-    for (ssize_t i = 0; i < count; ++i) {
-      Operation* const operation = transfers_.end(entries[static_cast<std::size_t>(i)].op_context);
-      // A completion that has come before; whatever it was for was answered.
-      if (operation == nullptr) continue;
-      --operation->in_flight;
-      finish_if_done(*operation);
-    }
-    if (static_cast<std::size_t>(count) < entries.size()) return progress;
+    if (count < static_cast<ssize_t>(entries.size())) break;
   }
+  return progress;
+}
+
+bool LinkThread::handle(std::span<const fi_cq_data_entry> entries, ssize_t count) {
+  if (count == -FI_EAGAIN || count == -FI_EINTR || count == 0) return false;
+  if (count < 0) {
+    const Endpoint::Failure failure =
+        count == -FI_EAVAIL
+            ? endpoint_->take_error()
+            : Endpoint::Failure{nullptr, fabric_error(count, "the completion queue failed")};
+    fail_for_good(Errc::tier_down,
+                  std::string(peer_gone(failure.error.code.value())
+                                  ? "the server is gone, or knows no such slab: "
+                                  : "a transfer failed: ") +
+                      failure.error.message(),
+                  transfers_.find(failure.context));
+    return true;
+  }
+  for (const fi_cq_data_entry& entry : entries.first(static_cast<std::size_t>(count))) {
+    Operation* const operation = transfers_.end(entry.op_context);
+    // A completion that has come before; whatever it was for was answered.
+    if (operation == nullptr) continue;
+    --operation->in_flight;
+    finish_if_done(*operation);
+  }
+  return true;
 }
 
 void LinkThread::finish_if_done(Operation& operation) {
@@ -390,33 +400,53 @@ bool LinkThread::spins() const {
 }
 
 void LinkThread::sleep() {
+  int timeout = -1;
+  Asleep place = Asleep::at_descriptors;
+  if (endpoint_ != nullptr) {
+    const Endpoint::Waiting waiting = endpoint_->waiting();
+    if (waiting == Endpoint::Waiting::queue) place = Asleep::at_queue;
+    if (next_deadline_ != TierDeadline::max()) {
+      const auto left = std::chrono::ceil<milliseconds>(next_deadline_ - TierClock::now());
+      timeout = static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 60'000));
+    }
+    const bool asks = again_ || (waiting == Endpoint::Waiting::none && transfers_.count() > 0);
+    if (asks && (timeout < 0 || timeout > pause_between_posts.count()))
+      timeout = static_cast<int>(pause_between_posts.count());
+    // Something has come between reading the queue and now.
+    if (waiting == Endpoint::Waiting::descriptor && !endpoint_->may_wait()) return;
+  }
   {
     const std::lock_guard lock(mutex_);
     if (!submissions_.empty() || asked_.load(std::memory_order_relaxed)) return;
-    asleep_ = true;
+    asleep_ = place;
   }
-  int timeout = -1;
-  if (endpoint_ != nullptr) {
-    if (next_deadline_ != TierDeadline::max()) {
-      const auto left =
-          std::chrono::ceil<milliseconds>(next_deadline_ - TierClock::now());
-      timeout = static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 60'000));
-    }
-    const bool polls = again_ || (endpoint_->wait_descriptor() < 0 && transfers_.count() > 0);
-    if (polls && (timeout < 0 || timeout > pause_between_posts.count()))
-      timeout = static_cast<int>(pause_between_posts.count());
-    // Something may have come between reading the queue and now.
-    if (endpoint_->wait_descriptor() >= 0 && !endpoint_->may_wait()) timeout = 0;
+  if (place == Asleep::at_queue)
+    sleep_at_queue(timeout);
+  else
+    sleep_at_descriptors(timeout);
+}
+
+void LinkThread::sleep_at_queue(int timeout_ms) {
+  std::array<fi_cq_data_entry, 32> entries;
+  const ssize_t count =
+      fi_cq_sread(endpoint_->cq(), entries.data(), entries.size(), nullptr, timeout_ms);
+  {
+    const std::lock_guard lock(mutex_);
+    asleep_ = Asleep::no;
   }
+  if (handle(entries, count)) last_active_ = TierClock::now();
+}
+
+void LinkThread::sleep_at_descriptors(int timeout_ms) {
   std::array<epoll_event, 2> events;
-  const int count = ::epoll_wait(epoll_.get(), events.data(), events.size(), timeout);
+  const int count = ::epoll_wait(epoll_.get(), events.data(), events.size(), timeout_ms);
   for (int i = 0; i < count; ++i) {
     if (events[static_cast<std::size_t>(i)].data.fd != wake_up_.get()) continue;
     std::uint64_t ignored = 0;
     (void)!::read(wake_up_.get(), &ignored, sizeof ignored);
   }
   const std::lock_guard lock(mutex_);
-  asleep_ = false;
+  asleep_ = Asleep::no;
 }
 
 }  // namespace forebay::spill::fabric

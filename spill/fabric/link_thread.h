@@ -85,6 +85,7 @@ class LinkThread : public std::enable_shared_from_this<LinkThread> {
   Posted post_transfers(Operation& operation);
   ssize_t post_one(Operation& operation, std::size_t most);
   bool reap();
+  bool handle(std::span<const fi_cq_data_entry> entries, ssize_t count);
   void finish_if_done(Operation& operation);
   void expire();
   void fail_for_good(Errc code, const std::string& why, const Operation* culprit);
@@ -93,10 +94,12 @@ class LinkThread : public std::enable_shared_from_this<LinkThread> {
   void close_here();
   bool on_own_thread() const { return std::this_thread::get_id() == thread_.get_id(); }
   void sleep();
+  void sleep_at_queue(int timeout_ms);
+  void sleep_at_descriptors(int timeout_ms);
   bool spins() const;
   // Whether it is to end.
   bool do_as_asked();
-  // Unlocks; writes to the descriptor at most once for each sleep.
+  // Once for each sleep. Unlocks.
   void wake_up(std::unique_lock<std::mutex>& lock);
 
   const fi_addr_t peer_;
@@ -130,7 +133,9 @@ class LinkThread : public std::enable_shared_from_this<LinkThread> {
   std::condition_variable closed_;
   std::vector<Operation> submissions_;  // guarded by mutex_
   std::vector<Operation> taken_;
-  bool asleep_ = false;                 // guarded by mutex_
+  // Where the thread sleeps, and nobody has woken it yet. Guarded by mutex_; while it is at_queue the
+  // endpoint is there.
+  enum class Asleep { no, at_queue, at_descriptors } asleep_ = Asleep::no;
   bool close_asked_ = false;            // guarded by mutex_
   bool close_answered_ = false;         // guarded by mutex_
   bool end_asked_ = false;              // guarded by mutex_
