@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// A pool in a process of its own: one server over libfabric with one slab, which the test sees as well
+// and can therefore look into whatever has become of the server.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <cstring>
+#include <memory>
+#include <new>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "spill/fabric/factory.h"
+#include "spill/fabric/library.h"
+#include "tests/support/child_process.h"
+
+namespace forebay::test {
+
+// Shared with children that are forked later.
+class SharedBytes {
+ public:
+  explicit SharedBytes(std::size_t size) : size_(size) {
+    void* const start = ::mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                               MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (start == MAP_FAILED) throw std::bad_alloc();
+    start_ = static_cast<std::byte*>(start);
+  }
+  ~SharedBytes() { ::munmap(start_, size_); }
+  SharedBytes(const SharedBytes&) = delete;
+  SharedBytes& operator=(const SharedBytes&) = delete;
+
+  std::span<std::byte> bytes() const { return {start_, size_}; }
+
+ private:
+  std::byte* start_ = nullptr;
+  std::size_t size_;
+};
+
+// Those of libfabric that every machine has.
+inline std::vector<std::string> providers_here() {
+  const auto library = spill::fabric::libfabric();
+  if (!library) throw std::runtime_error(library.error().message());
+  const bool native = FI_VERSION_GE((*library)->version(), FI_VERSION(1, 18));
+  return {native ? "tcp" : "net", "tcp;ofi_rxm"};
+}
+
+class PoolProcess {
+ public:
+  PoolProcess(const std::string& provider, std::size_t slab_bytes, const std::string& port = "")
+      : slab_(slab_bytes), facts_(sizeof(Facts)) {
+    child_ = std::make_unique<ChildProcess>([&](Moments& moments) {
+      auto server = spill::make_fabric_server({.service = port, .provider = provider});
+      require(server.has_value(), server ? "" : server.error().message());
+      const auto key = (*server)->expose(slab_.bytes());
+      require(key.has_value(), key ? "" : key.error().message());
+      const auto address = (*server)->address();
+      auto* const facts = new (facts_.bytes().data()) Facts;
+      facts->key = *key;
+      facts->address_size = address.size();
+      std::memcpy(facts->address, address.data(), address.size());
+      std::strncpy(facts->transport, (*server)->transport().c_str(), sizeof facts->transport - 1);
+      moments.reached();
+      while (true) {
+        moments.wait();
+        (*server)->withdraw(*key);
+        moments.reached();
+      }
+    });
+    child_->await();
+    // Its bytes are an IPv4 socket address behind the format.
+    facts_of_child_ = reinterpret_cast<const Facts*>(facts_.bytes().data());
+  }
+
+  std::span<std::byte> slab() const { return slab_.bytes(); }
+  spill::SlabKey key() const { return facts_of_child_->key; }
+  std::string transport() const { return facts_of_child_->transport; }
+  std::vector<std::byte> address() const {
+    return {facts_of_child_->address, facts_of_child_->address + facts_of_child_->address_size};
+  }
+  std::string port() const {
+    const auto* const at = reinterpret_cast<const unsigned char*>(facts_of_child_->address) + 4 + 2;
+    return std::to_string(at[0] * 256 + at[1]);
+  }
+  ChildProcess& process() { return *child_; }
+  void withdraw() {
+    child_->release();
+    child_->await();
+  }
+
+  std::unique_ptr<spill::DataLink> link(std::size_t chunk_bytes = std::size_t{1} << 20U) const {
+    auto made = spill::make_fabric_link(transport(), address(), {.chunk_bytes = chunk_bytes});
+    if (!made) throw std::runtime_error(made.error().message());
+    return std::move(*made);
+  }
+
+ private:
+  struct Facts {
+    spill::SlabKey key;
+    std::size_t address_size = 0;
+    std::byte address[1024] = {};
+    char transport[64] = {};
+  };
+  SharedBytes slab_;
+  SharedBytes facts_;
+  const Facts* facts_of_child_ = nullptr;
+  std::unique_ptr<ChildProcess> child_;
+};
+
+}  // namespace forebay::test
