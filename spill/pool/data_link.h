@@ -6,6 +6,7 @@
 // keys) goes over the authenticated control channel, never over the data plane itself.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -25,6 +26,12 @@ struct SlabKey {
   std::uint64_t base = 0;  // remote address of the slab's first byte; 0 where offsets are addresses
 };
 
+// What one data link shows when it comes: known to both ends of an authenticated control session,
+// and good for one link. Backends that cannot look at who comes do without.
+using LinkToken = std::array<std::uint8_t, 16>;
+
+enum class SlabAccess : std::uint8_t { read_write, read };
+
 // The pool's end. Its progress does not depend on the caller: it has a thread of its own, which waits
 // for nothing but the data plane.
 class DataServer {
@@ -34,10 +41,19 @@ class DataServer {
   virtual std::string transport() const = 0;
   // What DataLink's maker needs on the other side; opaque, at most 1 KiB.
   virtual std::vector<std::byte> address() const = 0;
-  // Lets clients that have the key reach these bytes, which must stay mapped until withdrawn.
-  virtual Result<SlabKey> expose(std::span<std::byte> slab) = 0;
+  // Lets clients that have the key reach these bytes, which must stay mapped until withdrawn. The
+  // same bytes may be exposed more than once, with other rights.
+  virtual Result<SlabKey> expose(std::span<std::byte> slab, SlabAccess access) = 0;
   // Afterwards no client reaches them any more.
   virtual void withdraw(const SlabKey& key) = 0;
+  // Lets one link come that shows this token.
+  virtual void admit(const LinkToken& token) { (void)token; }
+  // Ends the link that came with it, or keeps it from coming: afterwards it reaches nothing any
+  // more. False: links cannot be told apart here, only withdraw() makes sure of that.
+  virtual bool dismiss(const LinkToken& token) {
+    (void)token;
+    return false;
+  }
 };
 
 // A client's end, for one server. Fails for good: after the first error that says that the peer is
@@ -65,5 +81,18 @@ class DataLink {
   // See Tier::memory_leaves.
   virtual void memory_leaves(std::span<const std::byte> bytes) { (void)bytes; }
 };
+
+// How a backend is chosen at run time. What a client's end is made from:
+struct LinkTarget {
+  std::string host;                // by which the control session reached the pool
+  std::vector<std::byte> address;  // DataServer::address()
+  LinkToken token{};
+};
+
+// Returns at once; the link may still be about to connect.
+using MakeDataLink = std::function<Result<std::unique_ptr<DataLink>>(const LinkTarget& target)>;
+// To be reached at this address; port 0: any.
+using MakeDataServer =
+    std::function<Result<std::unique_ptr<DataServer>>(const std::string& host, std::uint16_t port)>;
 
 }  // namespace forebay::spill

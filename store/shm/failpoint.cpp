@@ -38,6 +38,8 @@ bool known(std::string_view name) {
     if (point.name == name) return true;
   for (const Failpoint& point : points::client)
     if (point.name == name) return true;
+  for (const Failpoint& point : points::pool)
+    if (point.name == name) return true;
   return false;
 }
 

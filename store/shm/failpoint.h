@@ -84,6 +84,20 @@ inline constexpr std::array client{
     client_created, client_window_open, client_written,  client_window_closed,
     client_sealed,  client_pinned,      client_unpinned,
 };
+
+// Every step of forebay-poold between an allocation and the end of an item.
+inline constexpr Failpoint pool_allocated{"pool.allocated"};
+inline constexpr Failpoint pool_write_received{"pool.write_received"};
+inline constexpr Failpoint pool_entry_filled{"pool.entry_filled"};
+inline constexpr Failpoint pool_entry_committed{"pool.entry_committed"};
+inline constexpr Failpoint pool_entry_cleared{"pool.entry_cleared"};
+inline constexpr Failpoint pool_freed{"pool.freed"};
+inline constexpr Failpoint pool_recovered{"pool.recovered"};
+
+inline constexpr std::array pool{
+    pool_allocated,     pool_write_received, pool_entry_filled, pool_entry_committed,
+    pool_entry_cleared, pool_freed,          pool_recovered,
+};
 }  // namespace points
 
 namespace failpoints {
