@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// GreedyDual: which segment is worth its memory least, by what it would cost to get it back.
+//
+// A segment's worth is H = L + f * (latency + size / bandwidth) / size: the time to fetch it, for
+// each byte that it keeps from others, above a floor L that rises to the worth of whatever was
+// evicted last; so what is not used sinks by itself. f is 1 (GreedyDual-Size, which is never much
+// worse than least recently used) until somebody says of a segment that it has been used for the
+// last time: whoever does that takes dead ones out of the way, and from then on f is how often the
+// segment was used lately (GDSF), which would mistake the dead for the dear without. What is said of
+// the next use counts more than any count.
+//
+// Pure: no clock; time is the number of uses. Owned by the daemon's thread. All operations take
+// O(log n); those on what is not there do nothing.
+#pragma once
+
+#include <cstdint>
+#include <set>
+#include <tuple>
+#include <unordered_map>
+
+#include "store/daemon/segment_table.h"
+
+namespace forebay::daemon {
+
+class GreedyDual {
+ public:
+  struct Options {
+    double latency_ns = 30'000;  // of getting anything back
+    double bytes_per_ns = 10;
+  };
+
+  // What a task framework knows.
+  struct LastUse {};     // nobody will read it any more: it goes before all others
+  struct NextUse {       // about so many uses of any segments come before its own next one
+    std::uint64_t distance = 0;
+  };
+  struct Priority {      // each step doubles its worth, or halves it
+    int steps = 0;
+  };
+
+  GreedyDual() : GreedyDual(Options{}) {}
+  explicit GreedyDual(Options options) : options_(options) {}
+
+  // It is in memory now. What is there already is touched and may have another size.
+  void add(EntryNumber entry, std::uint64_t size);
+  // It is gone, for a reason of its own.
+  void remove(EntryNumber entry);
+  // It was taken to make room: the floor rises to its worth.
+  void evict(EntryNumber entry);
+  // It was read. A weight below 1 raises its worth only a part of the way: so who gives the uses of
+  // each client a weight caps what one of them can keep in memory.
+  void touch(EntryNumber entry, double weight = 1);
+  void hint(EntryNumber entry, LastUse);
+  void hint(EntryNumber entry, NextUse next);
+  void hint(EntryNumber entry, Priority priority);
+
+  // no_entry: none.
+  EntryNumber coldest() const { return order_.empty() ? no_entry : std::get<2>(*order_.begin()); }
+  // The coldest but for `entry`, which is there, and those that are colder.
+  EntryNumber next_warmer(EntryNumber entry) const;
+  std::size_t count() const { return order_.size(); }
+  // Whether it has been said to be used no more: then its bytes need not be kept anywhere.
+  bool is_dead(EntryNumber entry) const;
+
+ private:
+  // Its worth; then by when it was used, so that among equals the least recently used goes first.
+  using Place = std::tuple<double, std::uint64_t, EntryNumber>;
+  struct Entry {
+    Place place;
+    std::uint64_t size = 0;
+    double uses = 0;          // lately, as of `used_at`
+    std::uint64_t used_at = 0;
+    std::uint64_t next_use = 0;  // as the number of a use; 0: not known
+    int priority = 0;
+    bool dead = false;
+  };
+
+  double uses_now(const Entry& entry) const;
+  double worth(const Entry& entry) const;
+  void move_to(EntryNumber number, Entry& entry, double worth);
+
+  const Options options_;
+  std::unordered_map<EntryNumber, Entry> entries_;
+  std::set<Place> order_;  // coldest first; each entry once
+  double floor_ = 0;
+  std::uint64_t uses_ = 0;      // of all segments so far: the time
+  std::uint64_t sequence_ = 0;
+  bool counting_ = false;       // a last use has been told of
+};
+
+}  // namespace forebay::daemon
