@@ -42,7 +42,7 @@ struct FabricLinkOptions {
 // Whether make_fabric_link is for a server with that transport().
 bool is_fabric_transport(std::string_view transport);
 
-// With the first provider, in the order of fabric.md D1, that passes a self-test here.
+// With the first provider, fastest hardware first, that passes a self-test here.
 Result<std::unique_ptr<DataServer>> make_fabric_server(const FabricServerOptions& options);
 
 // To the server of that transport() and address(). The first operation shows whether it is there.

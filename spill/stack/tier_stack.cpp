@@ -191,6 +191,12 @@ struct TierStack::Finding {
   std::string silent;            // tiers that did not say
 };
 
+void TierStack::settle(TierDeadline deadline) {
+  // Nothing waits for this but the end of a daemon: a look each millisecond will do.
+  while (removals_waiting() > 0 && TierClock::now() < deadline)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
 void TierStack::find(std::string name, std::uint64_t version, TierDeadline deadline,
                      FindDone done) {
   const auto finding = std::make_shared<Finding>();

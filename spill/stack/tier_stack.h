@@ -60,6 +60,7 @@ class TierStack final : public Spill {
   void get_range(SpillPlace place, std::uint64_t offset, std::span<std::byte> into,
                  TierDeadline deadline, Done done) override;
   void forget(SpillPlace place) override;
+  void settle(TierDeadline deadline) override;
   void find(std::string name, std::uint64_t version, TierDeadline deadline,
             FindDone done) override;
   std::array<int, 2> tiers_of(const SpillPlace& place) const override;

@@ -17,6 +17,7 @@
 #include "store/daemon/keeper.h"
 #include "store/daemon/log.h"
 #include "store/daemon/options.h"
+#include "spill/node_tiers.h"
 #include "store/daemon/server.h"
 #include "store/shm/failpoint.h"
 #include "store/units.h"
@@ -147,6 +148,34 @@ Result<Opened> open_memory(const Options& options, Instance& instance) {
   return Opened{std::move(*memory), *capacity};
 }
 
+// The tiers that the options name; null: none.
+Result<std::unique_ptr<Spill>> open_tiers(const Options& options, const StoreUuid& store) {
+  if (options.pools.empty() && options.spill_dir.empty()) {
+    if (!options.pool_key.empty())
+      return fail(Errc::bad_argument, "--pool-key: there is no pool that it could be for: name it "
+                                      "with --pools");
+    if (options.replicas > 1)
+      return fail(Errc::bad_argument, "--replicas: two copies need two --pools");
+    return std::unique_ptr<Spill>();
+  }
+  spill::NodeTierOptions tiers;
+  tiers.store = store;
+  auto pools = spill::parse_pools(options.pools);
+  if (!pools) return fail(Errc::bad_argument, "--pools: " + pools.error().detail);
+  tiers.pools = std::move(*pools);
+  if (options.replicas > tiers.pools.size() && options.replicas > 1)
+    return fail(Errc::bad_argument, "--replicas: two copies need two --pools");
+  tiers.key_file = options.pool_key;
+  tiers.insecure = options.pool_insecure;
+  tiers.transport = options.pool_transport;
+  tiers.disk_directory = options.spill_dir;
+  const auto disk = size_option("--disk-capacity", options.disk_capacity, 0, 64 * gibibyte);
+  if (!disk) return fail(disk.error());
+  tiers.disk_capacity_bytes = *disk;
+  tiers.report = [](const std::string& sentence) { log::warning("tier", {{"reason", sentence}}); };
+  return spill::open_node_tiers(tiers);
+}
+
 Result<void> run(const Options& options, const std::string& socket_path, Readiness& readiness) {
   auto instance = Instance::claim(socket_path);
   if (!instance) return fail(std::move(instance.error()));
@@ -174,13 +203,25 @@ Result<void> run(const Options& options, const std::string& socket_path, Readine
       std::chrono::seconds(options.idle_exit_seconds > 0 ? options.idle_exit_seconds
                            : options.embedded            ? embedded_idle_seconds
                                                          : 0);
+  auto tiers = open_tiers(options, memory.uuid());
+  if (!tiers) return fail(std::move(tiers.error()));
+  server_options.rules.has_tiers = *tiers != nullptr;
+  server_options.rules.spill_when_full = *tiers != nullptr && options.on_full == "spill";
+  const auto clean_above =
+      size_option("--clean-above", options.clean_above, capacity, capacity / 10 * 7);
+  if (!clean_above) return fail(clean_above.error());
+  server_options.rules.clean_above_bytes = *clean_above;
+  server_options.spill.replicas = options.replicas;
+  server_options.spill.codec = options.compress == "lz4"    ? SpillCodec::lz4
+                               : options.compress == "zstd" ? SpillCodec::zstd
+                                                            : SpillCodec::none;
   instance->remove_socket();
   auto listener = wire::listen_at(socket_path);
   if (!listener) return fail(std::move(listener.error()));
 
   Ending ending = Ending::keep;
   {
-    Server server(memory, std::move(*listener), server_options);
+    Server server(memory, std::move(*listener), server_options, std::move(*tiers));
     const auto adopted = server.adopt();
     if (!adopted) return fail(adopted.error());
     log::info("serving",
@@ -210,7 +251,7 @@ Result<void> run(const Options& options, const std::string& socket_path, Readine
     if (ending == Ending::drop_unless_persistent) {
       bool any = false;
       for (std::uint32_t entry = 1; entry < memory.index().live->entries_end.load(); ++entry)
-        any = any || shm::word_of(memory.index().entries[entry]).state() == shm::State::sealed;
+        any = any || SegmentTable::readable(shm::word_of(memory.index().entries[entry]).state());
       ending = any ? Ending::keep : Ending::drop;
     }
     log::info("ended", {{"segments", ending == Ending::drop ? "dropped" : "kept"},

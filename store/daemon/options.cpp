@@ -138,6 +138,40 @@ Reader::Reader() {
                           "seconds after the last client has gone at which to end (default: never; "
                           "600 if --embedded)"));
   setting(app_.add_flag("--drop", options_.drop, "when it ends, drop all segments"));
+  setting(app_.add_option("--pools", options_.pools,
+                          "memory servers (forebay-poold) that segments spill to: host:port, "
+                          "host:port=weight, …"));
+  setting(app_.add_option("--pool-key", options_.pool_key,
+                          "file with the key of the pools, readable by this user alone"));
+  setting(app_.add_flag("--pool-insecure", options_.pool_insecure,
+                        "use pools without a key: everybody who reaches them reads and writes"));
+  setting(app_.add_option("--pool-transport", options_.pool_transport,
+                          "auto, plain-tcp, or the name of a libfabric provider"))
+      ->capture_default_str();
+  setting(app_.add_option("--spill-dir", options_.spill_dir,
+                          "folder on a local disk that segments spill to, behind the pools"));
+  setting(app_.add_option("--disk-capacity", options_.disk_capacity,
+                          "bytes that the folder may hold (default: 64GiB)"))
+      ->check(size);
+  setting(app_.add_option("--replicas", options_.replicas,
+                          "in so many pools each spilled segment lies"))
+      ->check(CLI::Range(1U, 2U))
+      ->capture_default_str();
+  setting(app_.add_option("--compress", options_.compress,
+                          "what is spilled: none, lz4 or zstd"))
+      ->check(CLI::IsMember({"none", "lz4", "zstd"}))
+      ->capture_default_str();
+  setting(app_.add_option("--on-full", options_.on_full,
+                          "spill: cold segments go to the tiers; error: creates fail, and only what "
+                          "is asked for is spilled"))
+      ->check(CLI::IsMember({"spill", "error"}))
+      ->capture_default_str();
+  setting(app_.add_option("--clean-above", options_.clean_above,
+                          "with so much in use, cold segments are copied to the tiers ahead of need "
+                          "(default: 70% of capacity)"))
+      ->check(size);
+  setting(app_.add_option("--trace", options_.trace,
+                          "write which segments are made, read and removed to this file (CSV)"));
 
   const std::string run = "This run";
   app_.add_option("--config", file_, "the TOML file (default: $FOREBAY_CONFIG)")->group(run);
@@ -244,6 +278,17 @@ void Reader::print() const {
   if (options_.keep != 0) line("keep", options_.keep);
   line("idle-exit", options_.idle_exit_seconds);
   line("drop", options_.drop);
+  line("pools", options_.pools);
+  line("pool-key", options_.pool_key);
+  line("pool-insecure", options_.pool_insecure);
+  line("pool-transport", options_.pool_transport);
+  line("spill-dir", options_.spill_dir);
+  line("disk-capacity", options_.disk_capacity);
+  line("replicas", options_.replicas);
+  line("compress", options_.compress);
+  line("on-full", options_.on_full);
+  line("clean-above", options_.clean_above);
+  line("trace", options_.trace);
 }
 
 std::variant<Options, int> Reader::read(int argc, const char* const* argv) {

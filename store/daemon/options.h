@@ -25,6 +25,17 @@ struct Options {
   std::uint32_t keep = 0;
   std::uint32_t idle_exit_seconds = 0;
   bool drop = false;
+  std::string pools;
+  std::string pool_key;
+  bool pool_insecure = false;
+  std::string pool_transport = "auto";
+  std::string spill_dir;
+  std::string disk_capacity;
+  std::uint32_t replicas = 1;
+  std::string compress = "none";
+  std::string on_full = "spill";
+  std::string clean_above;
+  std::string trace;
   // By flag alone: what one run is to do, not how a store is to be.
   bool detach = false;
   bool embedded = false;
