@@ -99,6 +99,10 @@ TEST_SUITE("fabric provider") {
     address.assign({std::byte{FI_SOCKADDR_IN}, std::byte{0}, std::byte{0}, std::byte{0},
                     std::byte{2}, std::byte{0}, std::byte{1}});
     CHECK(!spill::make_fabric_link(transport, address, {}));
+    // Long enough for one, and of the family of longer ones.
+    address.resize(20);
+    address[4] = std::byte{10};
+    CHECK(!spill::make_fabric_link(transport, address, {}));
   }
 
   TEST_CASE("keys of slabs tell nothing of each other") {

@@ -101,8 +101,9 @@ TEST_SUITE("fabric stub link") {
       // With transfers in flight.
       stub.hold(true);
       std::vector<std::byte> destination(mib);
+      const std::size_t before = stub.transfers();
       const Answered open = start_read(*pair.link, pair.key, 0, destination);
-      CHECK(eventually([&, before = stub.transfers()] { return stub.transfers() > 0 && before > 0; }));
+      REQUIRE(eventually([&] { return stub.transfers() > before; }));
       pair.link->close();
       CHECK(open.times() == 1);
       stub.hold(false);
@@ -116,7 +117,8 @@ TEST_SUITE("fabric stub link") {
       // On a boundary of registrations, for a count that is known.
       SharedBytes owned(64 * mib);
       const auto address = reinterpret_cast<std::uintptr_t>(owned.bytes().data());
-      const auto local = owned.bytes().subspan((16 * mib - address % (16 * mib)) % (16 * mib), 40 * mib);
+      const auto local =
+          owned.bytes().subspan((16 * mib - address % (16 * mib)) % (16 * mib), 40 * mib);
       std::memset(local.data(), 1, local.size());
       StubPair pair(stub, 40 * mib);
       const std::size_t before = stub.registrations();
@@ -230,7 +232,7 @@ TEST_SUITE("fabric stub link") {
     }
   }
 
-  TEST_CASE("a completion that gets lost costs the deadline, and then nothing is touched any more") {
+  TEST_CASE("a completion that gets lost costs the deadline; then nothing is touched any more") {
     StubBehaviour how;
     how.drops = 1;
     StubProvider stub(how);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // A provider of libfabric's within the test: as particular as a NIC, and as unreliable as wanted.
 //
-// It wants everything that verbs, efa and cxi want of memory, has small limits, and notes each misuse:
-// memory that is not registered (any more), regions used before they are bound and enabled, things
-// closed in the wrong order. faults() must be empty at the end of a test. One at a time; endpoints in
-// this process alone. A thread of its own moves the bytes.
+// It wants everything that verbs, efa and cxi want of memory, has small limits, and notes each
+// misuse: memory that is not registered (any more), regions used before they are bound and enabled,
+// things closed in the wrong order. faults() must be empty at the end of a test. One at a time;
+// endpoints in this process alone. A thread of its own moves the bytes.
 #pragma once
 
 #include <rdma/fi_cm.h>
@@ -706,7 +706,8 @@ class StubProvider {
     const auto bytes = reinterpret_cast<std::uintptr_t>(start) + size - first;
     std::vector<unsigned char> pages((bytes + page - 1) / page);
     if (::mincore(reinterpret_cast<void*>(first), bytes, pages.data()) != 0) return false;
-    return std::all_of(pages.begin(), pages.end(), [](unsigned char one) { return (one & 1) != 0; });
+    return std::all_of(pages.begin(), pages.end(),
+                       [](unsigned char one) { return (one & 1) != 0; });
   }
 
   inline static StubProvider* current_ = nullptr;
