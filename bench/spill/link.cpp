@@ -150,7 +150,8 @@ class Bench {
       if (writes) must(receive_all(socket_, {&done, 1}), "recv");
     });
   }
-  // Microseconds, median. Either from a thread that waits for each, or one out of the other's callback.
+  // Microseconds, median. Either from a thread that waits for each, or one out of the other's
+  // callback.
   double fabric_read_p50(std::size_t size, unsigned count, bool waits) {
     latencies_.clear();
     if (!waits) {
@@ -191,7 +192,8 @@ class Bench {
  private:
   template <class Body>
   Sample timed(std::size_t total, Body&& body) {
-    const double used = processor_seconds(CLOCK_PROCESS_CPUTIME_ID) + processor_seconds(child_clock_);
+    const double used =
+        processor_seconds(CLOCK_PROCESS_CPUTIME_ID) + processor_seconds(child_clock_);
     const auto start = Clock::now();
     body();
     const double seconds = since(start) / 1e6;

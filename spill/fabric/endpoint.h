@@ -69,8 +69,9 @@ class Endpoint {
   };
   Failure take_error();
 
-  // Everything in flight ends; no byte is written to any memory of ours afterwards. Completions that
-  // are left are thrown away. `let_go` gives up the registrations, when the endpoint clings to them.
+  // Everything in flight ends; no byte is written to any memory of ours afterwards. Completions
+  // that are left are thrown away. `let_go` gives up the registrations, when the endpoint clings to
+  // them.
   void abort(const std::function<void()>& let_go);
 
  private:

@@ -14,7 +14,7 @@ Result<std::unique_ptr<FabricLink>> FabricLink::open(const Library& library, Inf
                                                      const ServerAddress& server,
                                                      LinkLimits limits) {
   if (limits.chunk_bytes == 0 || limits.window == 0)
-    return fail(Errc::bad_argument, "a link moves chunks of at least one byte, at least one at once");
+    return fail(Errc::bad_argument, "a link moves at least one byte at once");
   auto endpoint = Endpoint::open(library, std::move(info), completions);
   if (!endpoint) return fail(endpoint.error());
   const auto peer = (*endpoint)->insert(server.name);

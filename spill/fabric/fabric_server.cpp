@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "spill/fabric/fabric_server.h"
 
+#include <netinet/in.h>
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -21,6 +24,20 @@ constexpr int wait_ms = 200;
 constexpr std::size_t completions = 1024;
 constexpr std::size_t most_name_bytes = 1024 - sizeof(std::uint32_t);
 
+// A provider reads as many bytes as the family in the address has.
+bool holds_its_family(const ServerAddress& address) {
+  if (address.format != FI_SOCKADDR && address.format != FI_SOCKADDR_IN &&
+      address.format != FI_SOCKADDR_IN6)
+    return true;
+  sa_family_t family = AF_UNSPEC;
+  if (address.name.size() < sizeof family) return false;
+  std::memcpy(&family, address.name.data(), sizeof family);
+  if (family == AF_INET)
+    return address.format != FI_SOCKADDR_IN6 && address.name.size() >= sizeof(sockaddr_in);
+  return family == AF_INET6 && address.format != FI_SOCKADDR_IN &&
+         address.name.size() >= sizeof(sockaddr_in6);
+}
+
 }  // namespace
 
 std::vector<std::byte> ServerAddress::encoded() const {
@@ -33,19 +50,16 @@ std::vector<std::byte> ServerAddress::encoded() const {
 
 Result<ServerAddress> ServerAddress::decoded(std::span<const std::byte> bytes) {
   ServerAddress address;
-  if (bytes.size() <= sizeof address.format || bytes.size() > sizeof address.format + most_name_bytes)
+  if (bytes.size() <= sizeof address.format ||
+      bytes.size() > sizeof address.format + most_name_bytes)
     return fail(Errc::bad_message, "the server's fabric address has " +
                                        std::to_string(bytes.size()) +
                                        " bytes, which no address has");
   for (std::size_t i = 0; i < sizeof address.format; ++i)
     address.format |= static_cast<std::uint32_t>(bytes[i]) << (8 * i);
   address.name.assign(bytes.begin() + sizeof address.format, bytes.end());
-  // A provider believes what the address says of its own length.
-  const std::size_t least = address.format == FI_SOCKADDR_IN    ? 16
-                            : address.format == FI_SOCKADDR_IN6 ? 28
-                                                                : 1;
-  if (address.name.size() < least)
-    return fail(Errc::bad_message, "the server's fabric address is cut off");
+  if (!holds_its_family(address))
+    return fail(Errc::bad_message, "the server's fabric address is cut off or of another family");
   return address;
 }
 

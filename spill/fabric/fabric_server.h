@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // FabricServer: the pool's end of the data plane over libfabric.
 //
-// Its thread does nothing but let the provider make progress, whatever the provider says of its own:
-// some that claim to need nobody stand still without. All calls may come from any
-// thread. A slab of memory that is not shared (MAP_SHARED) can be withdrawn, too, but what was being
-// written to it at that moment may still arrive, until the server ends.
+// Its thread does nothing but let the provider make progress, whatever the provider says of its
+// own: some that claim to need nobody stand still without. All calls may come from
+// any thread. A slab of memory that is not shared (MAP_SHARED) can be withdrawn, too, but what was
+// being written to it at that moment may still arrive, until the server ends.
 #pragma once
 
 #include <atomic>

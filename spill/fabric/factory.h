@@ -2,8 +2,8 @@
 // The way into libfabric's data plane: servers and links by name of their transport.
 //
 // Any thread; nothing here waits for another process. Without libfabric, or with nothing of it that
-// works here, both fail with an error of the fabric's category whose sentence has the reasons; plain
-// TCP remains. Keys and data travel in clear: the network must be trusted or partitioned.
+// works here, both fail with an error of the fabric's category whose sentence has the reasons;
+// plain TCP remains. Keys and data travel in clear: the network must be trusted or partitioned.
 #pragma once
 
 #include <cstddef>

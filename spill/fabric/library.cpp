@@ -51,8 +51,8 @@ Result<Library> open_library(const char* file) {
 
 Result<const Library*> libfabric() {
   static const Result<Library> opened = [] {
-    // libfabric's own cache of registrations does not see holes punched into shared memory, and would
-    // later let a transfer write into pages that are no longer there.
+    // libfabric's own cache of registrations does not see holes punched into shared memory, and
+    // would later let a transfer write into pages that are no longer there.
     ::setenv("FI_MR_CACHE_MAX_COUNT", "0", 0);
     return open_library("libfabric.so.1");
   }();

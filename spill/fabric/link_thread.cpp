@@ -227,8 +227,8 @@ LinkThread::Posted LinkThread::post_transfers(Operation& operation) {
   return Posted::all;
 }
 
-// Posts the next transfer of the operation: as much as fits into one, at most `most` bytes. An error
-// of local memory is the operation's own, and no failure of the link.
+// Posts the next transfer of the operation: as much as fits into one, at most `most` bytes. An
+// error of local memory is the operation's own, and no failure of the link.
 ssize_t LinkThread::post_one(Operation& operation, std::size_t most) {
   vectors_.clear();
   descriptions_.clear();

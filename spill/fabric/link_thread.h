@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // LinkThread: the thread of one link, which makes all of its calls into libfabric's data path.
 //
-// Operations come in from any thread and are cut into transfers, of which a window is in flight. Each
-// operation is answered once: when all its transfers are complete, or when the endpoint has been
-// closed. That happens at the first failed completion or post, at the deadline of an operation of
-// which a byte may be under way (or could not be posted so long), and when asked; and for good.
+// Operations come in from any thread and are cut into transfers, of which a window is in flight.
+// Each operation is answered once: when all its transfers are complete, or when the endpoint has
+// been closed. That happens at the first failed completion or post, at the deadline of an operation
+// of which a byte may be under way (or could not be posted so long), and when asked; and for good.
 // An operation of which nothing was tried when its deadline came is answered alone, as timed_out.
 //
 // Shared by the link and the thread, so that the last of both may go within a callback.
@@ -133,8 +133,8 @@ class LinkThread : public std::enable_shared_from_this<LinkThread> {
   std::condition_variable closed_;
   std::vector<Operation> submissions_;  // guarded by mutex_
   std::vector<Operation> taken_;
-  // Where the thread sleeps, and nobody has woken it yet. Guarded by mutex_; while it is at_queue the
-  // endpoint is there.
+  // Where the thread sleeps, and nobody has woken it yet. Guarded by mutex_; while it is at_queue
+  // the endpoint is there.
   enum class Asleep { no, at_queue, at_descriptors } asleep_ = Asleep::no;
   bool close_asked_ = false;            // guarded by mutex_
   bool close_answered_ = false;         // guarded by mutex_

@@ -54,7 +54,7 @@ Result<std::shared_ptr<Registration>> Registration::make(const Endpoint& endpoin
   const auto failed = [&](int code, const char* what) {
     return fail(fabric_error(code, std::string(what) + " failed for " +
                                        std::to_string(bytes.size()) +
-                                       " bytes; is the limit of locked memory (ulimit -l) too low?"));
+                                       " bytes; is `ulimit -l` too low?"));
   };
   fid_mr* made = nullptr;
   if (const int code = fi_mr_reg(endpoint.domain(), bytes.data(), bytes.size(), access, 0,

@@ -56,15 +56,15 @@ class Registration {
   std::uint64_t access_;
 };
 
-// Any thread. A slab is registered once, with a random key (unless the provider makes the keys, which
-// then are predictable: such a network must be trusted).
+// Any thread. A slab is registered once, with a random key (unless the provider makes the keys,
+// which then are predictable: such a network must be trusted).
 class ExposedMemory {
  public:
   explicit ExposedMemory(const Endpoint& endpoint);
 
   Result<SlabKey> expose(std::span<std::byte> slab);
-  // No transfer that starts later reaches the slab; and, if it is shared memory, none that was under
-  // way either. Of other memory the end of the endpoint is the end of those.
+  // No transfer that starts later reaches the slab; and, if it is shared memory, none that was
+  // under way either. Of other memory the end of the endpoint is the end of those.
   void withdraw(const SlabKey& key);
   // Before the endpoint is closed.
   void withdraw_all();
@@ -102,8 +102,8 @@ class LocalMemory {
   Result<Piece> use(std::span<const std::byte> bytes, Direction direction);
 
   // No transfer uses a registration of these bytes from now on, and there is none any more, except
-  // where a transfer of *other* bytes under the same registration is in flight: then it goes with the
-  // last of those, since to wait for them would be to wait for a peer.
+  // where a transfer of *other* bytes under the same registration is in flight: then it goes with
+  // the last of those, since to wait for them would be to wait for a peer.
   void leaves(std::span<const std::byte> bytes);
   // The endpoint is going: every registration that no transfer holds is closed, and leaves() has
   // nothing to do any more.

@@ -28,7 +28,8 @@ constexpr std::array refused{
 // These have devices where others have addresses.
 bool names_devices(std::string_view provider) { return provider == "cxi" || provider == "efa"; }
 
-// libfabric 1.16 and 1.17 have as "net" what later ones have as "tcp"; on the wire both are the same.
+// libfabric 1.16 and 1.17 have as "net" what later ones have as "tcp"; on the wire both are the
+// same.
 std::string here(const Library& library, const std::string& transport) {
   const bool native_tcp = FI_VERSION_GE(library.version(), FI_VERSION(1, 18));
   if (transport == "net" && native_tcp) return "tcp";

@@ -69,7 +69,8 @@ Result<void> self_test(const Library& library, const std::string& provider,
   if (!opened) return fail(opened.error());
   FabricLink& link = **opened;
 
-  for (std::size_t i = 0; i < test_bytes; ++i) source[i] = static_cast<std::byte>(i * 31 + (i >> 8U));
+  for (std::size_t i = 0; i < test_bytes; ++i)
+    source[i] = static_cast<std::byte>(i * 31 + (i >> 8U));
   if (auto done = answer([&](auto callback) {
         link.write(*key, 0, {source}, TierClock::now() + deadline, callback);
       });
@@ -88,10 +89,10 @@ Result<void> self_test(const Library& library, const std::string& provider,
   // The key of nobody, with the address of a slab that is there. The last one: the link dies of it.
   std::fill(destination.begin(), destination.end(), std::byte{0xee});
   const SlabKey wrong{key->key ^ 0x5a5aU, key->base};
-  const bool accepted = answer([&](auto callback) {
-                          link.write(wrong, 0, {destination}, TierClock::now() + deadline, callback);
-                        }).has_value();
-  if (accepted) return fail(fabric_error(FI_EACCES, "a write with a wrong key was a success"));
+  const auto refused = answer([&](auto callback) {
+    link.write(wrong, 0, {destination}, TierClock::now() + deadline, callback);
+  });
+  if (refused) return fail(fabric_error(FI_EACCES, "a write with a wrong key was a success"));
   if (!std::equal(slab.begin(), slab.end(), source.begin()))
     return fail(fabric_error(FI_EACCES, "a write with a wrong key happened"));
   return {};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The self-test of a provider: a server and a link in this process move 4 KiB there and back. What
-// the provider claims is not believed otherwise. Takes milliseconds, or, with a
-// provider that hangs, its deadlines.
+// the provider claims is not believed otherwise. Takes milliseconds, or, with
+// a provider that hangs, its deadlines.
 #pragma once
 
 #include <chrono>

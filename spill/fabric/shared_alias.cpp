@@ -13,21 +13,61 @@
 
 namespace forebay::spill::fabric {
 
+namespace {
+
+std::size_t page_bytes() {
+  static const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  return page;
+}
+
+}  // namespace
+
 std::span<const std::byte> pages_around(std::span<const std::byte> bytes) {
-  static const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const std::uintptr_t page = page_bytes();
   const auto first = reinterpret_cast<std::uintptr_t>(bytes.data());
   const std::size_t before = first % page;
   const std::size_t size = (before + bytes.size() + page - 1) / page * page;
   return {bytes.data() - before, size};
 }
 
+namespace {
+
+// Since Linux 5.14.
+bool kernel_populates() {
+  static const bool known = [] {
+    void* const page = ::mmap(nullptr, page_bytes(), PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) return false;
+    const bool populated = ::madvise(page, page_bytes(), MADV_POPULATE_WRITE) == 0;
+    (void)::munmap(page, page_bytes());
+    return populated;
+  }();
+  return known;
+}
+
+// By hand; where there is no room for a page, this is SIGBUS.
+void touch(std::span<const std::byte> pages, bool for_writing) {
+  for (std::size_t at = 0; at < pages.size(); at += page_bytes()) {
+    auto* const byte = reinterpret_cast<unsigned char*>(const_cast<std::byte*>(&pages[at]));
+    // Others may be writing there.
+    if (for_writing)
+      __atomic_fetch_or(byte, 0, __ATOMIC_RELAXED);
+    else
+      (void)__atomic_load_n(byte, __ATOMIC_RELAXED);
+  }
+}
+
+}  // namespace
+
 Result<void> populate(std::span<const std::byte> bytes, bool for_writing) {
   const std::span<const std::byte> pages = pages_around(bytes);
+  if (!kernel_populates()) {
+    touch(pages, for_writing);
+    return {};
+  }
   void* const start = const_cast<std::byte*>(pages.data());
   if (::madvise(start, pages.size(), for_writing ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) == 0)
     return {};
-  // Before Linux 5.14; then the pages come when they are touched.
-  if (errno == EINVAL) return {};
   return fail_errno(errno, "no memory behind " + std::to_string(bytes.size()) +
                                " bytes that transfers are to reach; is the file system full?");
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // SharedAlias: the same shared memory, seen at a second address, whose view can be cut off.
 //
-// A provider in software checks a key when a message starts, and goes on writing the message's bytes
-// long after the key is gone. It is given the alias; once that is cut, what is still under way falls
-// into memory that nobody reads. Any thread, one at a time.
+// A provider in software checks a key when a message starts, and goes on writing the message's
+// bytes long after the key is gone. It is given the alias; once that is cut, what is still under
+// way falls into memory that nobody reads. Any thread, one at a time.
 #pragma once
 
 #include <cstddef>

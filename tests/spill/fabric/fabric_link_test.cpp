@@ -212,7 +212,7 @@ TEST_SUITE("fabric link") {
     }
   }
 
-  TEST_CASE("a pool that died while nothing was going on costs one operation its deadline at most") {
+  TEST_CASE("a pool that died while nothing went on costs one operation its deadline at most") {
     for (const std::string& provider : providers_here()) {
       CAPTURE(provider);
       PoolProcess pool(provider, mib);
@@ -266,8 +266,8 @@ TEST_SUITE("fabric link") {
       std::fill(destination.begin(), destination.end(), std::byte{0x66});
       std::fill(source.begin(), source.end(), std::byte{0x99});
       pool.process().signal(SIGCONT);
-      // The pool reads what lies in its sockets, and answers whom nobody is behind any more; when it
-      // has done something for somebody else it has done that, too.
+      // The pool reads what lies in its sockets, and answers whom nobody is behind any more; when
+      // it has done something for somebody else it has done that, too.
       const auto other = pool.link();
       const std::vector<std::byte> probe(kib, std::byte{0x12});
       REQUIRE(start_write(*other, pool.key(), 63 * mib, {probe}).wait());
@@ -389,7 +389,7 @@ TEST_SUITE("fabric link") {
           answers.push_back(
               start_read(*link, pool.key(), offset, std::span(buffer).first(bytes), in(3s)));
         if (i == dies_at) pool.process().signal(random.chance(0.5) ? SIGKILL : SIGSTOP);
-        if (random.chance(0.3)) (void)answers[random.below(static_cast<std::uint32_t>(i + 1))].wait(1ms);
+        if (random.chance(0.3)) (void)answers[random.below(i + 1)].wait(1ms);
       }
       int failed = 0;
       for (const Answered& one : answers) {

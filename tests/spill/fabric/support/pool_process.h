@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A pool in a process of its own: one server over libfabric with one slab, which the test sees as well
-// and can therefore look into whatever has become of the server.
+// A pool in a process of its own: one server over libfabric with one slab, which the test sees as
+// well and can therefore look into whatever has become of the server.
 #pragma once
 
 #include <sys/mman.h>
