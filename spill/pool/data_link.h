@@ -58,8 +58,11 @@ class DataServer {
 
 // A client's end, for one server. Fails for good: after the first error that says that the peer is
 // gone, or close(), everything that is open and everything that comes ends with tier_down, and a new
-// link has to be made. An operation past its deadline is such an error, because nothing else makes
-// sure that its bytes do not arrive later: the link is closed before that operation is answered.
+// link has to be made. An operation past its deadline is answered with timed_out, and is such an
+// error, too, where nothing but the end of the link makes sure that its bytes do not arrive later: the
+// link is then closed before that operation is answered. A link that can keep late bytes away from the
+// caller's memory stays open; whatever of a late write still reaches the pool reaches it before
+// anything that is asked of the link afterwards.
 // Calls may come from any thread; callbacks come from the link's thread, or from within close().
 class DataLink {
  public:

@@ -243,6 +243,7 @@ Result<void> PoolServer::handle(Session& session, const Frame& frame, Time now) 
         const auto one = pool_.allocate(in_pool, wanted, now);
         granted.items.push_back({outcome_of(one), one ? *one : Granted{}});
       }
+      granted.used_bytes = pool_.used_bytes();
       return answer(granted);
     }
     case Kind::commit: {
@@ -251,6 +252,7 @@ Result<void> PoolServer::handle(Session& session, const Frame& frame, Time now) 
       Outcomes outcomes;
       for (const TierItem& item : request->items)
         outcomes.items.push_back(outcome_of(pool_.commit(in_pool, item)));
+      outcomes.used_bytes = pool_.used_bytes();
       return answer(outcomes);
     }
     case Kind::free: {
@@ -259,6 +261,7 @@ Result<void> PoolServer::handle(Session& session, const Frame& frame, Time now) 
       Outcomes outcomes;
       for (const Named& item : request->items)
         outcomes.items.push_back(outcome_of(pool_.free(in_pool, item, now)));
+      outcomes.used_bytes = pool_.used_bytes();
       return answer(outcomes);
     }
     case Kind::list: {

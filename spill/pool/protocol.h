@@ -174,10 +174,11 @@ void serialize(A& a, GrantedOrNot& it) {
 }
 struct AllocAnswer {
   std::vector<GrantedOrNot> items;
+  std::uint64_t used_bytes = 0;  // of the pool, after that
 };
 template <class A>
 void serialize(A& a, AllocAnswer& it) {
-  a(it.items);
+  a(it.items, it.used_bytes);
 }
 
 struct CommitRequest {
@@ -207,10 +208,11 @@ void serialize(A& a, FreeRequest& it) {
 
 struct Outcomes {
   std::vector<Outcome> items;
+  std::uint64_t used_bytes = 0;  // of the pool, after that
 };
 template <class A>
 void serialize(A& a, Outcomes& it) {
-  a(it.items);
+  a(it.items, it.used_bytes);
 }
 
 struct ListRequest {

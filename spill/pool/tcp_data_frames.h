@@ -86,8 +86,11 @@ class DataIntake {
       }
     }
   }
-  // Where bytes would go now, if there is such a place.
-  std::span<const std::byte> into() const { return into_; }
+  // What is left of the bytes of that operation that are coming in goes there instead, which is as
+  // large as a piece.
+  void divert(std::uint64_t number, std::span<std::byte> elsewhere) {
+    if (receiving_ && head_.number == number) into_ = elsewhere.first(into_.size());
+  }
 
  private:
   template <class Sink>
@@ -166,6 +169,13 @@ class DataOutflow {
       if (size < asked) return Flow::idle;
     }
     return pieces_.empty() ? Flow::idle : Flow::more;
+  }
+  // The operation's bytes must not be touched any more: what is left to send of its pieces, which
+  // the peer has been promised, is taken from these, which are as large as a piece.
+  void replace(std::uint64_t number, std::span<const std::byte> others) {
+    for (Piece& piece : pieces_)
+      if (piece.head.number == number && !piece.parts.empty())
+        piece.parts = {others.first(piece.bytes - sizeof piece.head)};
   }
   bool empty() const { return pieces_.empty(); }
   std::size_t bytes() const { return bytes_; }

@@ -117,6 +117,13 @@ class TcpDataLink::Loop {
       return welcomed_;
     }
     denied_ = head.op == DataOp::denied;
+    if (const auto late = late_.find(head.number); late != late_.end()) {
+      if (head.op != (late->second.writes ? DataOp::written : DataOp::data) ||
+          head.length > late->second.bytes || head.length == 0 || head.length > piece_bytes_max)
+        return false;
+      if (!late->second.writes) into = std::span(waste_).first(head.length);
+      return true;
+    }
     const auto found = operations_.find(head.number);
     // Whatever answers what was not asked is not the pool.
     if (denied_ || found == operations_.end()) return false;
@@ -132,6 +139,12 @@ class TcpDataLink::Loop {
   }
   bool done(const DataHead& head) {
     if (head.op == DataOp::welcome) return true;
+    if (const auto late = late_.find(head.number); late != late_.end()) {
+      if (!late->second.writes) asked_bytes_ -= head.length;
+      late->second.bytes -= head.length;
+      if (late->second.bytes == 0) late_.erase(late);
+      return true;
+    }
     const auto found = operations_.find(head.number);
     if (found == operations_.end()) return false;
     Operation& operation = *found->second;
@@ -233,7 +246,7 @@ class TcpDataLink::Loop {
     return is_open();
   }
 
-  // False: the link is closed, because an operation that has begun is past its deadline.
+  // False: the link is closed.
   bool expire() {
     const TierDeadline now = TierClock::now();
     if (!welcomed_ && now >= opened_until_) {
@@ -243,16 +256,23 @@ class TcpDataLink::Loop {
     }
     while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
       const std::uint64_t id = deadlines_.begin()->second;
-      if (operations_.at(id)->issued > 0) {
-        end(down());
-        return false;
+      OperationPtr operation = take(id);
+      if (operation->issued < operation->size) std::erase(operation->writes ? writes_ : reads_, id);
+      if (operation->issued > operation->answered) {
+        waste_.resize(piece_bytes_max);
+        in_.divert(id, waste_);
+        out_.replace(id, zeros());
+        late_.emplace(id, Late{operation->writes, operation->issued - operation->answered});
       }
-      OperationPtr late = take(id);
-      std::erase(late->writes ? writes_ : reads_, id);
-      late->done(fail(late_error()));
+      operation->done(fail(late_error()));
       if (!is_open()) return false;
     }
     return true;
+  }
+
+  static std::span<const std::byte> zeros() {
+    static const std::vector<std::byte> bytes(piece_bytes_max);
+    return bytes;
   }
 
   Error late_error() const {
@@ -354,6 +374,12 @@ class TcpDataLink::Loop {
   DataIntake in_;
   DataOutflow out_;
   std::unordered_map<std::uint64_t, OperationPtr> operations_;
+  struct Late {
+    bool writes = false;
+    std::uint64_t bytes = 0;  // that were asked for or sent, and are not answered
+  };
+  std::unordered_map<std::uint64_t, Late> late_;  // already told that they have timed out
+  std::vector<std::byte> waste_;                  // where their bytes go
   std::set<std::pair<TierDeadline, std::uint64_t>> deadlines_;
   std::deque<std::uint64_t> reads_;   // with pieces to ask for, in turn
   std::deque<std::uint64_t> writes_;

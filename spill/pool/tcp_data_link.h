@@ -3,9 +3,10 @@
 // between the caller's memory and the socket.
 //
 // Operations are cut into pieces of at most 1 MiB and take turns, so that a small one waits for a few
-// pieces of a large one, and not for all of it. An operation that is past its deadline before its
-// first piece was sent is answered with timed_out and disturbs nobody; one that has begun closes the
-// link first, as DataLink says. A link must not be destroyed in one of its own callbacks.
+// pieces of a large one, and not for all of it. An operation that is past its deadline disturbs
+// nobody: what still comes of a read is thrown away, what is under way of a write is filled up with
+// zeros, and the caller's memory is not touched any more. That the peer is gone is for the owner of
+// the control session to find out. A link must not be destroyed in one of its own callbacks.
 #pragma once
 
 #include <memory>
