@@ -50,7 +50,7 @@ class Writer {
   }
   void read(std::uint64_t id) { add(id, sizes_.at(id), Op::read); }
   void remove(std::uint64_t id) { add(id, sizes_.at(id), Op::remove); }
-  // Behind the last read of each segment that is not among `kept`, the word that it was the last.
+  // Behind the last read of each segment, the word that it was the last.
   Trace finish() {
     std::unordered_map<std::uint64_t, std::size_t> last;
     for (std::size_t i = 0; i < trace_.size(); ++i)

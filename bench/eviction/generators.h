@@ -30,7 +30,7 @@ Trace shuffle_trace(std::uint64_t seed, unsigned scale);
 // everybody reads.
 Trace dag_trace(std::uint64_t seed, unsigned scale);
 
-// All of them. Scale 1 is for tests, 4 for the table.
+// All of them. Scale 1 is for tests, 2 for the table.
 std::vector<NamedTrace> all_traces(std::uint64_t seed, unsigned scale);
 
 }  // namespace forebay::bench

@@ -127,7 +127,7 @@ void Compactor::next() {
   scratch_.take(2 * run->pack.bytes, TierClock::now() + read_within,
                 [this, run](Result<Scratch::Piece> scratch) {
                   if (!scratch) {
-                    run->incomplete = true;
+                    remover_.release({holdings_.store(), run->pack.item});
                     return part_done(run, false);
                   }
                   run->scratch = std::move(*scratch);
@@ -176,6 +176,8 @@ void Compactor::check(const std::shared_ptr<Run>& run) {
 }
 
 void Compactor::move_members(const std::shared_ptr<Run>& run) {
+  // Read; if its segments are forgotten while others travel, the old pack can go.
+  remover_.release({holdings_.store(), run->pack.item});
   const bool two = run->pack.copies[0].incarnation != 0 && run->pack.copies[1].incarnation != 0;
   for (std::size_t i = 0; i < run->sound.size(); ++i) {
     if (!run->sound[i]) {
@@ -222,7 +224,6 @@ void Compactor::part_done(const std::shared_ptr<Run>& run, bool moved) {
 void Compactor::finish(const std::shared_ptr<Run>& run) {
   const std::uint64_t item = run->pack.item;
   run->scratch = {};
-  remover_.release({holdings_.store(), item});
   if (!run->incomplete) compactions_.fetch_add(1);
   {
     const std::lock_guard lock(mutex_);

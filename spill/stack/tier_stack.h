@@ -38,7 +38,7 @@ namespace forebay::spill {
 
 struct StackOptions {
   std::array<std::uint8_t, 16> store{};
-  PackerOptions packs;
+  PackerOptions packs{};
   std::uint64_t pack_below_bytes = 64 * 1024;  // at most that
   std::uint64_t scratch_bytes = std::uint64_t{512} << 20U;
   std::size_t removals_max = 64 * 1024;  // waiting, for each incarnation

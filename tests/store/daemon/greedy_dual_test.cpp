@@ -40,6 +40,14 @@ TEST_SUITE("greedy dual") {
     CHECK(order_of(policy) == std::vector<EntryNumber>{2, 3, 1});
   }
 
+  TEST_CASE("among segments whose transfer takes longer than the latency the last use decides") {
+    GreedyDual policy;
+    policy.add(1, mebibyte);
+    policy.add(2, 64 * mebibyte);
+    policy.add(3, 512 * 1'024);
+    CHECK(order_of(policy) == std::vector<EntryNumber>{1, 2, 3});
+  }
+
   TEST_CASE("what is not used sinks while others go") {
     GreedyDual policy;
     policy.add(1, 64 * 1'024);
@@ -172,14 +180,15 @@ TEST_SUITE("greedy dual") {
     double floor = 0;
     std::uint64_t when = 0;
     const auto credit = [](std::uint64_t size) {
-      return (30'000 + static_cast<double>(size) / 10) / static_cast<double>(size);
+      const double transfer = static_cast<double>(size) / 10;
+      return (transfer + (transfer > 30'000 ? 0 : 30'000)) / static_cast<double>(size);
     };
     for (int step = 0; step < 20'000; ++step) {
       const EntryNumber entry = 1 + random.below(60);
       const auto place = model.find(entry);
       switch (random.below(4)) {
         case 0: {
-          const std::uint64_t size = random.between(1, 4 * mebibyte);
+          const std::uint64_t size = random.between(1, mebibyte);
           policy.add(entry, size);
           model[entry] = {floor + credit(size), ++when, size};
           break;
