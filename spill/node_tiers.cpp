@@ -4,7 +4,9 @@
 #include <charconv>
 #include <utility>
 
+#include "spill/backends.h"
 #include "spill/disk/disk_tier.h"
+#include "spill/pool/pool_tier.h"
 #include "spill/stack/tier_stack.h"
 
 namespace forebay::spill {
@@ -55,6 +57,28 @@ Result<std::vector<NodeTierOptions::Pool>> parse_pools(const std::string& text) 
 
 Result<std::unique_ptr<Spill>> open_node_tiers(const NodeTierOptions& options) {
   std::vector<StackTier> tiers;
+  std::vector<Backend> backends;
+  std::string names;
+  for (Backend& backend : all_backends()) {
+    names += (names.empty() ? "" : ", ") + backend.transport;
+    if (options.transport == "auto" || options.transport == backend.transport)
+      backends.push_back(std::move(backend));
+  }
+  if (backends.empty())
+    return fail(Errc::bad_argument, "there is no transport '" + options.transport +
+                                        "' to a pool; there are: auto, " + names);
+  for (const NodeTierOptions::Pool& pool : options.pools) {
+    PoolTierOptions made;
+    made.address = pool.address;
+    made.key_file = options.key_file;
+    made.insecure = options.insecure;
+    made.store = options.store;
+    made.backends = backends;
+    made.log = options.report;
+    auto tier = PoolTier::start(std::move(made));
+    if (!tier) return fail(std::move(tier.error()));
+    tiers.push_back({std::move(*tier), TierKind::pool, pool.weight});
+  }
   if (!options.disk_directory.empty()) {
     DiskTierOptions disk;
     disk.directory = options.disk_directory;

@@ -22,7 +22,7 @@ struct NodeTierOptions {
   std::vector<Pool> pools;
   std::string key_file;
   bool insecure = false;           // without a key
-  std::string transport = "auto";  // or one that libfabric has, or "plain tcp"
+  std::string transport = "auto";  // or a provider of libfabric, or "plain tcp"
   std::string disk_directory;      // empty: no disk
   std::uint64_t disk_capacity_bytes = 0;
   std::function<void(const std::string&)> report;  // one sentence each; from any thread

@@ -93,7 +93,9 @@ FabricServer::~FabricServer() {
   endpoint_->abort([this] { memory_.withdraw_all(); });
 }
 
-Result<SlabKey> FabricServer::expose(std::span<std::byte> slab) { return memory_.expose(slab); }
+Result<SlabKey> FabricServer::expose(std::span<std::byte> slab, SlabAccess access) {
+  return memory_.expose(slab, access);
+}
 
 void FabricServer::withdraw(const SlabKey& key) { memory_.withdraw(key); }
 

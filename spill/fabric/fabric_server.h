@@ -41,7 +41,7 @@ class FabricServer final : public DataServer {
 
   std::string transport() const override { return transport_; }
   std::vector<std::byte> address() const override { return address_; }
-  Result<SlabKey> expose(std::span<std::byte> slab) override;
+  Result<SlabKey> expose(std::span<std::byte> slab, SlabAccess access) override;
   void withdraw(const SlabKey& key) override;
 
   const std::string& chosen_because() const { return chosen_because_; }

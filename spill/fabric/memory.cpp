@@ -73,7 +73,9 @@ Result<std::shared_ptr<Registration>> Registration::make(const Endpoint& endpoin
 ExposedMemory::ExposedMemory(const Endpoint& endpoint)
     : endpoint_(&endpoint), modes_(MemoryModes::of(endpoint.info())) {}
 
-Result<SlabKey> ExposedMemory::expose(std::span<std::byte> slab) {
+Result<SlabKey> ExposedMemory::expose(std::span<std::byte> slab, SlabAccess access) {
+  const std::uint64_t rights =
+      FI_REMOTE_READ | (access == SlabAccess::read_write ? FI_REMOTE_WRITE : 0);
   if (slab.empty()) return fail(Errc::bad_argument, "a slab of no bytes cannot be exposed");
   auto alias = SharedAlias::make(slab);
   if (!alias) return fail(alias.error());
@@ -81,8 +83,7 @@ Result<SlabKey> ExposedMemory::expose(std::span<std::byte> slab) {
   for (int attempt = 1;; ++attempt) {
     const auto wanted = random_key(modes_.key_bytes);
     if (!wanted) return fail(wanted.error());
-    auto made = Registration::make(*endpoint_, modes_, alias->bytes(),
-                                   FI_REMOTE_READ | FI_REMOTE_WRITE, *wanted);
+    auto made = Registration::make(*endpoint_, modes_, alias->bytes(), rights, *wanted);
     if (!made) {
       // Short keys meet each other now and then.
       if (made.error().code.value() == FI_ENOKEY && attempt < tries) continue;

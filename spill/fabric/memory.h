@@ -62,7 +62,7 @@ class ExposedMemory {
  public:
   explicit ExposedMemory(const Endpoint& endpoint);
 
-  Result<SlabKey> expose(std::span<std::byte> slab);
+  Result<SlabKey> expose(std::span<std::byte> slab, SlabAccess access);
   // No transfer that starts later reaches the slab; and, if it is shared memory, none that was
   // under way either. Of other memory the end of the endpoint is the end of those.
   void withdraw(const SlabKey& key);

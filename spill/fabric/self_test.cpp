@@ -58,7 +58,7 @@ Result<void> self_test(const Library& library, const std::string& provider,
   if (!offer) return fail(offer.error());
   auto server = FabricServer::start(library, std::move(*offer));
   if (!server) return fail(server.error());
-  const auto key = (*server)->expose(slab);
+  const auto key = (*server)->expose(slab, SlabAccess::read_write);
   if (!key) return fail(key.error());
   const auto address = ServerAddress::decoded((*server)->address());
   if (!address) return fail(address.error());

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <thread>
 
+#include "spill/backends.h"
 #include "spill/pool/arena.h"
 #include "spill/pool/backend.h"
 #include "spill/pool/options.h"
@@ -60,11 +61,9 @@ class Watchdog {
   std::thread thread_;
 };
 
-std::vector<Backend> backends() { return {plain_tcp()}; }
-
 Result<std::unique_ptr<DataServer>> serve_data(const Options& options, const Log& log) {
   std::string names;
-  for (const Backend& backend : backends()) {
+  for (const Backend& backend : all_backends()) {
     names += (names.empty() ? "" : ", ") + backend.transport;
     if (options.transport != "auto" && options.transport != backend.transport) continue;
     auto server = backend.serve(options.listen.host, options.data_port);

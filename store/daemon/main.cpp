@@ -172,7 +172,7 @@ Result<std::unique_ptr<Spill>> open_tiers(const Options& options, const StoreUui
   const auto disk = size_option("--disk-capacity", options.disk_capacity, 0, 64 * gibibyte);
   if (!disk) return fail(disk.error());
   tiers.disk_capacity_bytes = *disk;
-  tiers.report = [](const std::string& sentence) { log::warning("tier", {{"reason", sentence}}); };
+  tiers.report = [](const std::string& sentence) { log::info("tier", {{"said", sentence}}); };
   return spill::open_node_tiers(tiers);
 }
 

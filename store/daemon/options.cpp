@@ -146,7 +146,7 @@ Reader::Reader() {
   setting(app_.add_flag("--pool-insecure", options_.pool_insecure,
                         "use pools without a key: everybody who reaches them reads and writes"));
   setting(app_.add_option("--pool-transport", options_.pool_transport,
-                          "auto, plain-tcp, or the name of a libfabric provider"))
+                          "auto, plain tcp, or the name of a libfabric provider"))
       ->capture_default_str();
   setting(app_.add_option("--spill-dir", options_.spill_dir,
                           "folder on a local disk that segments spill to, behind the pools"));

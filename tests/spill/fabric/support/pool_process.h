@@ -54,7 +54,7 @@ class PoolProcess {
     child_ = std::make_unique<ChildProcess>([&](Moments& moments) {
       auto server = spill::make_fabric_server({.service = port, .provider = provider});
       require(server.has_value(), server ? "" : server.error().message());
-      const auto key = (*server)->expose(slab_.bytes());
+      const auto key = (*server)->expose(slab_.bytes(), SlabAccess::read_write);
       require(key.has_value(), key ? "" : key.error().message());
       const auto address = (*server)->address();
       auto* const facts = new (facts_.bytes().data()) Facts;
