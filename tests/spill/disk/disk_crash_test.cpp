@@ -32,6 +32,7 @@ Bytes item_of(std::uint64_t number) {
 // What the child has done, where the parent sees it when the child is no more.
 struct Deeds {
   std::atomic<std::uint64_t> begun = 0;
+  std::atomic<std::uint64_t> answered = 0;
   std::array<std::atomic<bool>, most_items + 1> acknowledged{};
   std::array<std::atomic<bool>, most_items + 1> removed{};
 };
@@ -67,6 +68,7 @@ void put_for_ever(DiskFolder& folder, SharedDeeds& deeds, std::uint64_t first,
       tier.put(put_of(key(number + i), items[i]), soon(),
                [&, done = answers[i].done(), at = number + i](Result<TierPlace> place) mutable {
                  if (place) deeds->acknowledged[at] = true;
+                 ++deeds->answered;
                  done(std::move(place));
                });
     for (std::uint64_t i = 0; i < together; ++i) {
@@ -129,7 +131,10 @@ TEST_SUITE("disk crash") {
       const std::uint64_t first = deeds->begun + 1;
       if (first + at_once > most_items) break;
       ChildProcess child([&](Moments&) { put_for_ever(folder, deeds, first, at_once); });
-      std::this_thread::sleep_for(std::chrono::milliseconds(random.between(5, 150)));
+      // Somewhere between two moments that the child can be seen to have reached.
+      const std::uint64_t until = deeds->answered + random.below(25);
+      CHECK(eventually([&] { return deeds->answered >= until; }));
+      std::this_thread::sleep_for(std::chrono::microseconds(random.below(5000)));
       child.signal(SIGKILL);
       CHECK(child.join() == -SIGKILL);
       acknowledged = check_folder(folder, deeds);

@@ -55,7 +55,8 @@ class Story {
 
  private:
   static Bytes item(std::uint64_t number) {
-    return bytes_of(number == 1 ? 2 * mib + 4999 : 10 * number, number);
+    static const Bytes large = bytes_of(2 * mib + 4999, 1);
+    return number == 1 ? large : bytes_of(10 * number, number);
   }
   void put(std::uint64_t number) {
     auto place = put_now(tier_, put_of(key(number), items_[number]));
@@ -71,8 +72,7 @@ class Story {
     if (!got) {
       ++failures_;
       if (got.error().is(Errc::lost)) wrong_ = "lost, though it is there";
-    } else if (!std::equal(into.begin(), into.end(),
-                           items_[number].begin() + static_cast<std::ptrdiff_t>(offset))) {
+    } else if (!tier_suite::are_of(into, items_[number], offset)) {
       wrong_ = "other bytes";
     }
   }
@@ -116,7 +116,7 @@ void every_call_fails_once(int error) {
     tier = folder.open();
     story.check(*tier);
     CHECK(tier->status().used_bytes == folder.bytes_on_disk());
-    const Bytes more = bytes_of(mib, 9);
+    const Bytes more = bytes_of(5000, 9);
     const TierPlace place = must_put(*tier, put_of(key(9), more));
     CHECK((get_now(*tier, key(9), place).value() == more));
   }
