@@ -8,7 +8,7 @@
 #include <unordered_map>
 #include <utility>
 
-#include "store/daemon/eviction.h"
+#include "bench/eviction/least_recently_used.h"
 #include "store/daemon/greedy_dual.h"
 
 namespace forebay::bench {
@@ -55,7 +55,7 @@ class Lru final : public Policy {
   }
 
  private:
-  daemon::Eviction order_;
+  LeastRecentlyUsed order_;
   std::set<EntryNumber> dead_;
 };
 

@@ -22,20 +22,30 @@ constexpr double dead_worth = -std::numeric_limits<double>::infinity();
 
 }  // namespace
 
-void GreedyDual::add(EntryNumber entry, std::uint64_t size) {
+void GreedyDual::add(EntryNumber entry, std::uint64_t size, Class of) {
   const auto [at, fresh] = entries_.try_emplace(entry);
   at->second.size = std::max<std::uint64_t>(size, 1);
   if (fresh) {
+    at->second.in = of;
     at->second.place = {0, ++sequence_, entry};
-    order_.insert(at->second.place);
+    order_of(at->second).insert(at->second.place);
   }
+  set_class(entry, of);
   touch(entry);
+}
+
+void GreedyDual::set_class(EntryNumber entry, Class of) {
+  const auto found = entries_.find(entry);
+  if (found == entries_.end() || found->second.in == of) return;
+  auto node = order_of(found->second).extract(found->second.place);
+  found->second.in = of;
+  order_of(found->second).insert(std::move(node));
 }
 
 void GreedyDual::remove(EntryNumber entry) {
   const auto found = entries_.find(entry);
   if (found == entries_.end()) return;
-  order_.erase(found->second.place);
+  order_of(found->second).erase(found->second.place);
   entries_.erase(found);
 }
 
@@ -85,8 +95,10 @@ void GreedyDual::hint(EntryNumber entry, Priority priority) {
 }
 
 EntryNumber GreedyDual::next_warmer(EntryNumber entry) const {
-  const auto next = std::next(order_.find(entries_.at(entry).place));
-  return next == order_.end() ? no_entry : std::get<2>(*next);
+  const Entry& known = entries_.at(entry);
+  const auto& order = order_[static_cast<std::size_t>(known.in)];
+  const auto next = std::next(order.find(known.place));
+  return next == order.end() ? no_entry : std::get<2>(*next);
 }
 
 bool GreedyDual::is_dead(EntryNumber entry) const {
@@ -121,10 +133,10 @@ double GreedyDual::worth(const Entry& entry) const {
 }
 
 void GreedyDual::move_to(EntryNumber number, Entry& entry, double worth) {
-  auto node = order_.extract(entry.place);
+  auto node = order_of(entry).extract(entry.place);
   entry.place = {worth, ++sequence_, number};
   node.value() = entry.place;
-  order_.insert(std::move(node));
+  order_of(entry).insert(std::move(node));
 }
 
 }  // namespace forebay::daemon

@@ -14,6 +14,7 @@
 // O(log n); those on what is not there do nothing.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <set>
 #include <tuple>
@@ -42,8 +43,18 @@ class GreedyDual {
   GreedyDual() : GreedyDual(Options{}) {}
   explicit GreedyDual(Options options) : options_(options) {}
 
-  // It is in memory now. What is there already is touched and may have another size.
-  void add(EntryNumber entry, std::uint64_t size);
+  // What taking it would take. Who looks for a victim looks in one class at a time; its worth does not
+  // depend on it.
+  enum class Class : std::uint8_t {
+    ready,       // can go at once
+    dirty,       // has to be copied into a tier first
+    travelling,  // is being copied
+  };
+
+  // It is in memory now. What is there already is touched and may have another size and class.
+  void add(EntryNumber entry, std::uint64_t size, Class of = Class::ready);
+  // Changes its class alone.
+  void set_class(EntryNumber entry, Class of);
   // It is gone, for a reason of its own.
   void remove(EntryNumber entry);
   // It was taken to make room: the floor rises to its worth.
@@ -55,11 +66,17 @@ class GreedyDual {
   void hint(EntryNumber entry, NextUse next);
   void hint(EntryNumber entry, Priority priority);
 
-  // no_entry: none.
-  EntryNumber coldest() const { return order_.empty() ? no_entry : std::get<2>(*order_.begin()); }
-  // The coldest but for `entry`, which is there, and those that are colder.
+  // no_entry: none of that class.
+  EntryNumber coldest(Class of = Class::ready) const {
+    const auto& order = order_[static_cast<std::size_t>(of)];
+    return order.empty() ? no_entry : std::get<2>(*order.begin());
+  }
+  // The coldest of its class but for `entry`, which is there, and those that are colder.
   EntryNumber next_warmer(EntryNumber entry) const;
-  std::size_t count() const { return order_.size(); }
+  bool contains(EntryNumber entry) const { return entries_.contains(entry); }
+  std::size_t count(Class of = Class::ready) const {
+    return order_[static_cast<std::size_t>(of)].size();
+  }
   // Whether it has been said to be used no more: then its bytes need not be kept anywhere.
   bool is_dead(EntryNumber entry) const;
 
@@ -74,6 +91,7 @@ class GreedyDual {
     std::uint64_t next_use = 0;  // as the number of a use; 0: not known
     int priority = 0;
     bool dead = false;
+    Class in = Class::ready;
   };
 
   double uses_now(const Entry& entry) const;
@@ -82,7 +100,10 @@ class GreedyDual {
 
   const Options options_;
   std::unordered_map<EntryNumber, Entry> entries_;
-  std::set<Place> order_;  // coldest first; each entry once
+  std::set<Place>& order_of(const Entry& entry) {
+    return order_[static_cast<std::size_t>(entry.in)];
+  }
+  std::array<std::set<Place>, 3> order_;  // by class, coldest first; each entry once
   double floor_ = 0;
   std::uint64_t uses_ = 0;      // of all segments so far: the time
   std::uint64_t sequence_ = 0;

@@ -696,7 +696,7 @@ void Rules::remove_entry(EntryNumber entry, RemovalCause cause) {
 // come, also where this one was.
 std::vector<EntryNumber> Rules::bury(EntryNumber entry, shm::Reason reason, RemovalCause cause) {
   record_event(EventKind::removed, cause, entry);
-  forget_resident(entry);
+  forget_resident(entry, reason == shm::Reason::evicted);
   forget_retention(entry);
   std::vector<EntryNumber> members = unlist(entry);
   table_.bury(entry, reason);
@@ -1113,7 +1113,7 @@ void Rules::tick(TimePoint now) {
   }
   expire_restores();
   serve_restores();
-  if (eviction_.count() > 0 || dirty_.count() > 0) serve_parked();
+  if (may_leave()) serve_parked();
   for (auto pending = parked_.begin(); pending != parked_.end();) {
     if (pending->deadline > now || room_is_coming(*pending)) {
       ++pending;
@@ -1140,7 +1140,7 @@ std::optional<TimePoint> Rules::next_wakeup() const {
                         subscribers_.next_deadline()})
     if (at) also(*at);
   const bool wants_room = !parked_.empty() || !transfers_.demanded.empty();
-  if (wants_room && (eviction_.count() > 0 || dirty_.count() > 0)) also(now_ + rescan_interval);
+  if (wants_room && (may_leave())) also(now_ + rescan_interval);
   for (const auto& [serial, restoring] : transfers_.restores)
     for (const auto& [ticket, deadline] : restoring.waiting) also(deadline);
   if (!transfers_.prefetched.empty()) also(now_ + rescan_interval);

@@ -26,8 +26,8 @@
 #include "store/daemon/claim_waiters.h"
 #include "store/daemon/clock.h"
 #include "store/daemon/event_log.h"
-#include "store/daemon/eviction.h"
 #include "store/daemon/expiries.h"
+#include "store/daemon/greedy_dual.h"
 #include "store/daemon/holds.h"
 #include "store/daemon/outside.h"
 #include "store/daemon/pin_census.h"
@@ -345,11 +345,14 @@ class Rules {
   // Tiers (rules_spilling.cpp).
   bool spills() const { return options_.has_tiers && options_.spill_when_full; }
   bool tiers_work() const { return spills() && now_ >= tiers_again_at_; }
+  bool may_leave() const {
+    return eviction_.count() > 0 || eviction_.count(GreedyDual::Class::dirty) > 0;
+  }
   bool may_be_copied(EntryNumber entry) const;
   bool is_copying(EntryNumber entry) const { return transfers_.copy_of.contains(entry); }
   std::uint64_t stored_bytes(EntryNumber entry) const;
   void note_resident(EntryNumber entry);
-  void forget_resident(EntryNumber entry);
+  void forget_resident(EntryNumber entry, bool evicted = false);
   void touched(EntryNumber entry);
   void note_place(EntryNumber entry);
   void forget_place(EntryNumber entry);
@@ -360,6 +363,7 @@ class Rules {
   void clean();
   void tiers_failed(const Error& error);
   void tiers_worked();
+  void change_class_of_droppable(GreedyDual::Class from, GreedyDual::Class to);
   void want_back(EntryNumber entry, bool demand);
   void demand(EntryNumber entry, Ticket ticket, TimePoint deadline);
   void serve_restores();
@@ -421,8 +425,8 @@ class Rules {
   ArenaSpace space_;
   Slabs slabs_;
   Waiters waiters_;
-  Eviction eviction_;                 // what can go at once: has a copy in a tier, or may be dropped
-  Eviction dirty_;                    // what has to be copied first
+  // What may leave memory: ready is what has a copy in a tier, or may be dropped.
+  GreedyDual eviction_;
   Transfers transfers_;
   std::map<Ticket, TransferBatch> transfer_batches_;
   TimePoint tiers_again_at_{};        // after they took nothing

@@ -19,6 +19,7 @@ namespace {
 
 using shm::RecordFlag;
 using shm::State;
+using Class = GreedyDual::Class;
 
 // At most so much on its way at a time: ahead of need, and when somebody waits for memory.
 constexpr std::uint64_t ahead_bytes = 64 * mebibyte;
@@ -50,30 +51,31 @@ bool Rules::may_be_copied(EntryNumber entry) const {
 }
 
 void Rules::note_resident(EntryNumber entry) {
+  const std::uint64_t bytes = stored_bytes(entry);
+  const bool evictable = table_.has_flag(entry, RecordFlag::evictable);
   if (table_.has_place(entry)) {
-    eviction_.add(entry);
-    transfers_.clean_bytes += stored_bytes(entry);
+    eviction_.add(entry, bytes);
+    transfers_.clean_bytes += bytes;
   } else if (spills() && may_be_copied(entry)) {
-    dirty_.add(entry);
     // While the tiers take nothing, what may be dropped is.
-    if (now_ < tiers_again_at_ && table_.has_flag(entry, RecordFlag::evictable))
-      eviction_.add(entry);
-  } else if (table_.has_flag(entry, RecordFlag::evictable)) {
-    eviction_.add(entry);
+    eviction_.add(entry, bytes, evictable && !tiers_work() ? Class::ready : Class::dirty);
+  } else if (evictable) {
+    eviction_.add(entry, bytes);
   }
 }
 
-void Rules::forget_resident(EntryNumber entry) {
+void Rules::forget_resident(EntryNumber entry, bool evicted) {
   if (eviction_.contains(entry) && table_.has_place(entry))
     transfers_.clean_bytes -= stored_bytes(entry);
-  eviction_.remove(entry);
-  dirty_.remove(entry);
+  if (evicted)
+    eviction_.evict(entry);
+  else
+    eviction_.remove(entry);
   transfers_.fresh_until.erase(entry);
 }
 
 void Rules::touched(EntryNumber entry) {
   eviction_.touch(entry);
-  dirty_.touch(entry);
   transfers_.fresh_until.erase(entry);
 }
 
@@ -103,7 +105,7 @@ std::vector<std::pair<std::uint64_t, SpillPlace>> Rules::places() const {
 
 // EVICTING, clean, and pinned by nobody.
 void Rules::put_away(EntryNumber entry) {
-  forget_resident(entry);
+  forget_resident(entry, true);
   const Memory memory{table_.location(entry).offset(), stored_bytes(entry),
                       table_.has_flag(entry, RecordFlag::in_slab)};
   record_event(EventKind::spilled, RemovalCause::none, entry);
@@ -146,7 +148,7 @@ void Rules::copy(EntryNumber entry, bool urgent, TransferVerb verb, Ticket batch
   job.bytes = copying.bytes;
   job.urgent = urgent;
   if (copying.publish) job.label = label_of(table_, entry);
-  dirty_.remove(entry);
+  eviction_.set_class(entry, Class::travelling);
   transfers_.copying_bytes += copying.bytes;
   transfers_.copies.emplace(number, std::move(copying));
   transfers_.copy_of.emplace(entry, number);
@@ -157,11 +159,11 @@ void Rules::copy(EntryNumber entry, bool urgent, TransferVerb verb, Ticket batch
 void Rules::copy_coldest(std::uint64_t bytes) {
   if (!tiers_work()) return;
   const std::uint64_t wanted = std::min(bytes, urgent_bytes);
-  EntryNumber next = dirty_.coldest();
+  EntryNumber next = eviction_.coldest(Class::dirty);
   for (std::size_t looks = 0; next != no_entry && looks < looks_max; ++looks) {
     if (transfers_.copying_bytes >= wanted || transfers_.copies.size() >= copies_max) return;
     const EntryNumber entry = next;
-    next = dirty_.next_warmer(entry);
+    next = eviction_.next_warmer(entry);
     // Not the look that decides: only so that nothing is copied in vain.
     if (!census_.pinned(entry)) copy(entry, true, TransferVerb::prefetch, {});
   }
@@ -176,7 +178,7 @@ void Rules::clean() {
     if (space_.used() <= options_.clean_above_bytes + covered) return;
     if (!std::exchange(drained, true))
       census_.drain_accesses([this](EntryNumber entry) { touched(entry); });
-    const EntryNumber coldest = dirty_.coldest();
+    const EntryNumber coldest = eviction_.coldest(Class::dirty);
     if (coldest == no_entry) return;
     copy(coldest, false, TransferVerb::prefetch, {});
   }
@@ -204,21 +206,22 @@ void Rules::copied(std::uint64_t number, Result<SpillPlace> place, TimePoint now
     const SpillPlace former = table_.has_place(entry) ? table_.place(entry) : SpillPlace{};
     if (!place) {
       outcome = fail(place.error());
+      eviction_.set_class(entry, former.nowhere() ? Class::dirty : Class::ready);
       tiers_failed(place.error());
-      if (former.nowhere()) note_resident(entry);
     } else if (auto noted = table_.set_place(entry, *place); !noted) {
       outside_.forget(*place);
       outcome = fail(Errc::limit_reached, "the index got no memory to note where a segment lies: " +
                                               noted.error().message());
-      if (former.nowhere()) note_resident(entry);
+      eviction_.set_class(entry, former.nowhere() ? Class::dirty : Class::ready);
     } else {
       tiers_worked();
+      eviction_.set_class(entry, Class::ready);
       if (!former.nowhere()) {
         outside_.forget(former);
       } else {
         note_place(entry);
-        eviction_.remove(entry);
-        note_resident(entry);
+        if (eviction_.contains(entry)) transfers_.clean_bytes += copying.bytes;
+        else note_resident(entry);
       }
       if (copying.put_away) evict(entry);
     }
@@ -231,11 +234,9 @@ void Rules::copied(std::uint64_t number, Result<SpillPlace> place, TimePoint now
 
 void Rules::tiers_failed(const Error& error) {
   tiers_pause_ = std::clamp<std::chrono::milliseconds>(tiers_pause_ * 2, least_pause, longest_pause);
-  if (now_ >= tiers_again_at_) {
+  if (now_ >= tiers_again_at_)
     // What may be dropped is what can make room now.
-    for (EntryNumber entry = dirty_.coldest(); entry != no_entry; entry = dirty_.next_warmer(entry))
-      if (table_.has_flag(entry, RecordFlag::evictable)) eviction_.add(entry);
-  }
+    change_class_of_droppable(Class::dirty, Class::ready);
   tiers_again_at_ = now_ + tiers_pause_;
   tiers_error_ = error;
 }
@@ -245,8 +246,16 @@ void Rules::tiers_worked() {
   if (!tiers_error_) return;
   tiers_error_.reset();
   tiers_again_at_ = {};
-  for (EntryNumber entry = dirty_.coldest(); entry != no_entry; entry = dirty_.next_warmer(entry))
-    eviction_.remove(entry);
+  change_class_of_droppable(Class::ready, Class::dirty);
+}
+
+void Rules::change_class_of_droppable(GreedyDual::Class from, GreedyDual::Class to) {
+  for (EntryNumber next = eviction_.coldest(from); next != no_entry;) {
+    const EntryNumber entry = next;
+    next = eviction_.next_warmer(entry);
+    if (table_.has_flag(entry, RecordFlag::evictable) && !table_.has_place(entry))
+      eviction_.set_class(entry, to);
+  }
 }
 
 bool Rules::moved(const SpillMove& move) {
@@ -550,8 +559,9 @@ void Rules::transfer(Ticket ticket, TransferVerb verb, std::span<const TransferI
 void Rules::hint(const TransferItem& item, const UseHint& hint) {
   const auto found = find_segment(item.id, item.version, item.serial);
   if (!found) return;
-  eviction_.hint(*found, hint);
-  dirty_.hint(*found, hint);
+  if (hint.priority != 0) eviction_.hint(*found, GreedyDual::Priority{hint.priority});
+  if (hint.next_use != 0) eviction_.hint(*found, GreedyDual::NextUse{hint.next_use});
+  if (hint.last_use) eviction_.hint(*found, GreedyDual::LastUse{});
 }
 
 Result<EntryNumber> Rules::import(const NewSegment& segment, const SpillPlace& place,
