@@ -59,7 +59,8 @@ TierKey key_of(std::uint64_t number, std::uint8_t store = 1) {
 
 struct Rig {
   explicit Rig(PoolOptions options = {.slab_bytes = mib}, std::unique_ptr<Arena> given = nullptr)
-      : arena(given ? std::move(given) : std::move(Arena::open({.name = "", .capacity_bytes = 16 * mib}).value())),
+      : arena(given ? std::move(given)
+                    : std::move(Arena::open({.name = "", .capacity_bytes = 16 * mib}).value())),
         pool(*arena, server, options) {
     recovered = pool.recover(now);
   }
@@ -166,7 +167,7 @@ TEST_SUITE("pool") {
     CHECK(rig.pool.overdue(rig.now + 60s) == std::vector{session});
   }
 
-  TEST_CASE("another tenant reads what is published, just that, and for a while after it is freed") {
+  TEST_CASE("another tenant reads what is published, just that, and a while after it is freed") {
     Rig rig;
     const auto one = rig.pool.begin({1});
     const auto two = rig.pool.begin({2});
@@ -288,7 +289,8 @@ TEST_SUITE("pool arena") {
   TEST_CASE("an arena that is opened again has what was committed, in a new epoch") {
     const NamedArena named;
     TierPlace kept;
-    TierLabel label{.name = "name", .version = 9, .about = std::vector<std::byte>(70, std::byte{1})};
+    const std::vector<std::byte> about(70, std::byte{1});
+    const TierLabel label{.name = "name", .version = 9, .about = about};
     std::uint64_t epoch = 0;
     {
       Rig rig({.slab_bytes = mib}, std::move(named.open().value()));
@@ -343,9 +345,9 @@ TEST_SUITE("pool arena") {
         Rig rig({.slab_bytes = mib}, std::move(named.open().value()));
         const auto session = rig.pool.begin({1});
         for (std::uint64_t number = 1; number <= 20; ++number)
-          places[number] =
-              rig.put(session, number, 1 + random.below(100000), {.name = "n", .version = number, .about = {}})
-                  .value();
+          places[number] = rig.put(session, number, 1 + random.below(100000),
+                                   {.name = "n", .version = number, .about = {}})
+                               .value();
       }
       const Descriptor journal(
           ::shm_open(("/forebay-pool-" + named.name + ".journal").c_str(), O_RDWR, 0));
@@ -361,7 +363,8 @@ TEST_SUITE("pool arena") {
       CHECK(rig.recovered.items + rig.recovered.dropped == 20);
       CHECK(rig.recovered.items >= 19);
       std::uint64_t held = 0;
-      for (const auto& [number, place] : places) held += rig.holds(session, number, place) ? 1U : 0U;
+      for (const auto& [number, place] : places)
+        held += rig.holds(session, number, place) ? 1U : 0U;
       CHECK(held == rig.recovered.items);
     }
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every tier must do, by a pool in a process of its own, over plain TCP. The suite's stores are
-// tenants of their own here, each with its own session.
+// What every tier must do, by a pool in a process of its own, over plain TCP. The suite's stores
+// are tenants of their own here, each with its own session.
 #include "tests/spill/support/pool_process.h"
 #include "tests/spill/support/tier_suite.h"
 

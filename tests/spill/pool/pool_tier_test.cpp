@@ -36,7 +36,8 @@ TierKey key(std::uint64_t number, std::uint8_t store = 1) {
 }
 Bytes item_of(std::uint64_t number, std::size_t size) {
   Bytes bytes(size);
-  for (std::size_t i = 0; i < size; ++i) bytes[i] = static_cast<std::byte>(i * 31 + number * 7 + (i >> 9));
+  for (std::size_t i = 0; i < size; ++i)
+    bytes[i] = static_cast<std::byte>(i * 31 + number * 7 + (i >> 9));
   return bytes;
 }
 
@@ -107,7 +108,8 @@ TEST_SUITE("pool tier and its pool") {
     for (const shm::Failpoint& point : shm::points::pool) {
       if (point.name == shm::points::pool_recovered.name) continue;
       CAPTURE(std::string(point.name));
-      PoolProcess pool({.environment = {{"FOREBAY_FAILPOINTS", std::string(point.name) + ":3=kill"}}});
+      const std::string armed = std::string(point.name) + ":3=kill";
+      PoolProcess pool({.environment = {{"FOREBAY_FAILPOINTS", armed}}});
       const auto tier = pool.tier();
       std::map<std::uint64_t, TierPlace> kept;
       std::map<std::uint64_t, TierPlace> unsure;
@@ -215,8 +217,8 @@ TEST_SUITE("pool tier and its pool") {
     const auto two = pool.tier(2);
     const Bytes item = item_of(1, 100000);
     const Bytes about = item_of(3, 100);
-    const TierPlace place =
-        put_now(*one, put_of(key(1), item, {.name = "matrix", .version = 4, .about = about})).value();
+    const TierLabel label{.name = "matrix", .version = 4, .about = about};
+    const TierPlace place = put_now(*one, put_of(key(1), item, label)).value();
     const TierPlace secret = put_now(*one, put_of(key(2), item)).value();
     const auto found = find_now(*two, "matrix", 0);
     REQUIRE(found.has_value());
@@ -280,7 +282,7 @@ TEST_SUITE("pool tier and its pool") {
     CHECK(put_now(*pool.tier(2), put_of(key(1, 2), item_of(1, 10))).has_value());
   }
 
-  TEST_CASE("a server that speaks garbage, or nothing, is none, and the tier ends when it is told") {
+  TEST_CASE("a server that speaks garbage, or nothing, is none, and the tier can still end") {
     Random random("garbage");
     for (int round = 0; round < 12; ++round) {
       const auto listening = std::move(pool::listen_at({.host = "127.0.0.1"}).value());
@@ -351,7 +353,8 @@ TEST_SUITE("pool tier and its pool") {
 TEST_SUITE("forebay-poold") {
   TEST_CASE("bad options are refused at the start, by name") {
     const std::string poold = program("forebay-poold");
-    for (const auto& [arguments, named] : std::vector<std::pair<std::vector<std::string>, std::string>>{
+    using Bad = std::pair<std::vector<std::string>, std::string>;
+    for (const auto& [arguments, named] : std::vector<Bad>{
              {{}, "--key"},
              {{"--insecure", "--capacity", "many"}, "--capacity"},
              {{"--insecure", "--listen", "here"}, "--listen"},

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A real forebay-poold in a process of its own, on a free port. Whatever the test does to it, nothing
-// is left behind in /dev/shm.
+// A real forebay-poold in a process of its own, on a free port. Whatever the test does to it,
+// nothing is left behind in /dev/shm.
 #pragma once
 
 #include <fcntl.h>
