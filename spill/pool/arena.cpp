@@ -57,7 +57,8 @@ std::uint64_t journal_size(std::uint64_t entries) {
 
 Result<std::span<std::byte>> map(int object, std::uint64_t size) {
   void* const at = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, object, 0);
-  if (at == MAP_FAILED) return fail_errno(errno, "cannot map " + format_size(size) + " of the pool");
+  if (at == MAP_FAILED)
+    return fail_errno(errno, "cannot map " + format_size(size) + " of the pool");
   // Neither a child nor a core file of many gigabytes.
   ::madvise(at, size, MADV_DONTFORK);
   ::madvise(at, size, MADV_DONTDUMP);
@@ -123,7 +124,8 @@ Result<void> Arena::open_objects(const ArenaOptions& options) {
     if (!journal_) return fail_errno(errno, "cannot open the pool's shared memory " + name_);
     if (::flock(journal_.get(), LOCK_EX | LOCK_NB) != 0)
       return fail(Errc::already_running,
-                  "another forebay-poold has the arena '" + options.name + "'; give another --name");
+                  "another forebay-poold has the arena '" + options.name +
+                      "'; give another --name");
     // Its former owner may have dropped it between our opening and locking.
     struct stat status{};
     if (::fstat(journal_.get(), &status) != 0) return fail_errno(errno, "cannot look at " + name_);

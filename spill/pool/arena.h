@@ -3,13 +3,13 @@
 // POSIX-shm objects, or two anonymous ones when the arena has no name.
 //
 // The memory is reserved and populated before open() returns, so that a machine that has too little
-// says so at the start and not with a SIGBUS in the middle of a transfer. Objects with a name outlive
-// the process. Whoever opens them again finds every entry whose state word was written, under the
-// same incarnation and a new epoch. A lock keeps two pools from having the same arena.
+// says so at the start and not with a SIGBUS in the middle of a transfer. Objects with a name
+// outlive the process. Whoever opens them again finds every entry whose state word was written,
+// under the same incarnation and a new epoch. A lock keeps two pools from having the same arena.
 //
-// An entry is filled, then its state word says that it is there; clearing the word ends it. There is
-// no moment at which a killed process would leave anything else than an entry or none.
-// Not thread-safe, except that data may come and go in bytes() at any time.
+// An entry is filled, then its state word says that it is there; clearing the word ends it. There
+// is no moment at which a killed process would leave anything else than an entry or none. Not
+// thread-safe, except that data may come and go in bytes() at any time.
 #pragma once
 
 #include <atomic>

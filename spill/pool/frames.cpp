@@ -54,8 +54,10 @@ Result<std::optional<Frame>> FrameReader::next() {
   const std::size_t signed_bytes = total - (mac_ ? mac_bytes : 0);
   if (mac_) {
     const Digest mac = mac_->of({bytes_of_number(sequence_), left.first(signed_bytes)});
-    if (!same(std::as_bytes(std::span(mac)).first(mac_bytes), left.subspan(signed_bytes, mac_bytes)))
-      return fail(Errc::denied, "a control frame that the peer has not sent: somebody is in between");
+    if (!same(std::as_bytes(std::span(mac)).first(mac_bytes),
+              left.subspan(signed_bytes, mac_bytes)))
+      return fail(Errc::denied,
+                  "a control frame that the peer has not sent: somebody is in between");
     ++sequence_;
   }
   Frame frame;

@@ -4,9 +4,9 @@
 //
 //   u32 size of all that follows | u8 kind | u8[3] zero | u64 number | body | u8[16] mac
 //
-// Once a session has its keys (secure()), each frame ends with the start of an HMAC over its place in
-// the sequence and its bytes: nothing can be put in, left out, repeated or changed on the way. Until
-// then frames are small and have none.
+// Once a session has its keys (secure()), each frame ends with the start of an HMAC over its place
+// in the sequence and its bytes: nothing can be put in, left out, repeated or changed on the way.
+// Until then frames are small and have none.
 #pragma once
 
 #include <cstddef>

@@ -50,8 +50,9 @@ Result<void> check_versions(std::uint16_t version, const std::string& software_t
 Result<void> check_secured(bool here, bool there, std::string_view who) {
   if (here == there) return {};
   const std::string other(who);
-  return fail(Errc::denied, there ? other + " has a key, and this side has none; give it the key file"
-                                  : other + " has no key (--insecure), and this side has one");
+  return fail(Errc::denied,
+              there ? other + " has a key, and this side has none; give it the key file"
+                    : other + " has no key (--insecure), and this side has one");
 }
 
 }  // namespace

@@ -2,9 +2,9 @@
 // How daemon and pool prove the cluster's key to each other before anything else is said.
 //
 // Both send random nonces with everything that is to be agreed on: protocol, software, transport,
-// tenant. Each then proves the key with an HMAC over its own role and both hellos as they were sent,
-// so that nothing can be repeated, reflected or talked down. From the same come the keys of the
-// session's frames and the tokens of its data links; none of them crosses the wire.
+// tenant. Each then proves the key with an HMAC over its own role and both hellos as they were
+// sent, so that nothing can be repeated, reflected or talked down. From the same come the keys of
+// the session's frames and the tokens of its data links; none of them crosses the wire.
 //
 // Sans-I/O: bytes of frame bodies in, bytes out. One object per connection.
 #pragma once

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// HMAC-SHA256 with one key, random bytes, and a comparison that takes the same time whatever differs.
-// An Hmac is used by one thread at a time.
+// HMAC-SHA256 with one key, random bytes, and a comparison that takes the same time whatever
+// differs. An Hmac is used by one thread at a time.
 #pragma once
 
 #include <array>

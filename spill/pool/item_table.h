@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// ItemTable: which items a pool holds, by tenant and number, and by name and version. A mirror of the
-// journal; owned by the control thread, takes no lock.
+// ItemTable: which items a pool holds, by tenant and number, and by name and version. A mirror of
+// the journal; owned by the control thread, takes no lock.
 #pragma once
 
 #include <cstdint>

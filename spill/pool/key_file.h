@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The cluster's key: a file of at least 16 bytes that only its owner may read. Whoever has it may use
-// the pools of the cluster.
+// The cluster's key: a file of at least 16 bytes that only its owner may read. Whoever has it may
+// use the pools of the cluster.
 #pragma once
 
 #include <cstdint>

@@ -48,7 +48,8 @@ class Watchdog {
     std::unique_lock lock(mutex_);
     while (!wake_.wait_for(lock, std::chrono::milliseconds(500), [this] { return stop_; })) {
       const auto last = server.last_round();
-      const bool stands = last != Clock::time_point{} && Clock::now() - last > std::chrono::seconds(1);
+      const bool stands =
+          last != Clock::time_point{} && Clock::now() - last > std::chrono::seconds(1);
       if (stands && !stalled)
         log.warning("the control thread has not come around for a second; sessions wait");
       stalled = stands;
@@ -71,7 +72,8 @@ Result<std::unique_ptr<DataServer>> serve_data(const Options& options, const Log
     log.warning("no data plane over " + backend.transport + ": " + server.error().message());
   }
   return fail(Errc::bad_argument,
-              "--transport: there is no data plane '" + options.transport + "'; there are: " + names);
+              "--transport: there is no data plane '" + options.transport + "'; there are: " +
+                  names);
 }
 
 void say_ready(const Options& options, const std::string& line) {

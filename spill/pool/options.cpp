@@ -41,9 +41,9 @@ std::variant<Options, int> read_options(int argc, const char* const* argv) {
   CLI::App app{"forebay-poold: lends memory of this node to the stores of a cluster"};
   app.set_version_flag("--version", std::string("forebay-poold ") + version_text);
   app.footer(
-      "What a store puts into the pool stays until that store frees it, also when it does not come\n"
-      "back: --forget-tenants-after changes that. With --name, the memory outlives the process, and\n"
-      "the next pool of that name has it; a reboot ends it in any case.");
+      "What a store puts into the pool stays until that store frees it, also when it does not\n"
+      "come back: --forget-tenants-after changes that. With --name, the memory outlives the\n"
+      "process, and the next pool of that name has it; a reboot ends it in any case.");
   app.add_option("--listen", listen, "host:port to serve at; port 0: any, which is printed")
       ->capture_default_str();
   app.add_option("--data-port", options.data_port, "port of the data plane (default: any)");
@@ -54,7 +54,7 @@ std::variant<Options, int> read_options(int argc, const char* const* argv) {
   app.add_option("--tenant-limit", sizes.tenant,
                  "memory that one store may have (default: no limit)");
   app.add_option("--forget-tenants-after", forget_seconds,
-                 "seconds after which the items of a store that is gone are dropped (default: never)");
+                 "seconds after which a store that is gone loses its items (default: never)");
   app.add_option("--name", options.name,
                  "keep the memory under this name, and take over what is there");
   app.add_option("--key", options.key_file, "the cluster's key file, mode 0600 or 0400");

@@ -30,8 +30,8 @@ struct Options {
   bool fresh = false;
 };
 
-// The options, or the status to exit with: after --help and --version, which print, and after errors,
-// which name the option.
+// The options, or the status to exit with: after --help and --version, which print, and after
+// errors, which name the option.
 std::variant<Options, int> read_options(int argc, const char* const* argv);
 
 }  // namespace forebay::spill::pool

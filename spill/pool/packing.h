@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the pool's control messages become bytes and back: little-endian numbers, counted sequences, no
-// padding. A message names its members once, in a `serialize(archive)`.
+// How the pool's control messages become bytes and back: little-endian numbers, counted sequences,
+// no padding. A message names its members once, in a `serialize(archive)`.
 //
 // Unpacking trusts nothing: a count is checked against the bytes that are left before anything is
 // made of it, and after the first thing that does not fit all is refused.

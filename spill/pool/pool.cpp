@@ -68,7 +68,8 @@ Pool::Recovered Pool::recover(Time now) {
       drop();
       continue;
     }
-    const auto text = slabs_.bytes(adopted->slab).subspan(record.label_offset(), record.label_size());
+    const auto text =
+        slabs_.bytes(adopted->slab).subspan(record.label_offset(), record.label_size());
     Item item{.record = record,
               .label = read_label(text, record),
               .slab = adopted->slab,
@@ -119,8 +120,9 @@ Result<Granted> Pool::allocate(SessionId number, const Wanted& wanted, Time now)
   if (wanted.key.store != session.tenant)
     return fail(Errc::denied, "a store puts items of its own into a pool, and no other's");
   if (wanted.size == 0 || wanted.name_size > name_bytes_max || wanted.about_size > about_bytes_max)
-    return fail(Errc::bad_argument, "an item has at least one byte, a name of at most 512 bytes, and "
-                                    "at most 1 KiB about it");
+    return fail(Errc::bad_argument,
+                "an item has at least one byte, a name of at most 512 bytes, and at most 1 KiB "
+                "about it");
   if (items_.find(wanted.key) != nullptr)
     return fail(Errc::exists, "the pool has an item of that number already");
   ItemRecord record{.key = wanted.key,

@@ -2,10 +2,10 @@
 // Pool: the rules of a memory pool: what a session may allocate, commit, free, list, find and open.
 //
 // An allocation belongs to the session that asked for it until it is committed or given back. When
-// the session ends it is reclaimed, and not before whoever wrote into it can write no more: its data
-// links are ended, or, where links cannot be told apart, the slab gets another key.
-// Items stay until they are freed, also when their tenant does not come back, unless the pool is told
-// to forget tenants after some time.
+// the session ends it is reclaimed, and not before whoever wrote into it can write no more: its
+// data links are ended, or, where links cannot be told apart, the slab gets another key. Items stay
+// until they are freed, also when their tenant does not come back, unless the pool is told to
+// forget tenants after some time.
 //
 // Owned by the control thread; sees no socket and takes the time as an argument.
 #pragma once

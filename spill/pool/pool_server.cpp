@@ -205,8 +205,8 @@ Result<void> PoolServer::handshake(Session& session, const Frame& frame, Time no
 
 void PoolServer::welcome(Session& session, Time now) {
   const StoreUuid store = session.handshake->client().store;
-  // One session per store. An older one belongs to a daemon that has been replaced, or that does not
-  // know yet that its connection is gone: it must not write any more.
+  // One session per store. An older one belongs to a daemon that has been replaced, or that does
+  // not know yet that its connection is gone: it must not write any more.
   std::vector<std::uint64_t> older;
   for (const auto& [id, other] : sessions_)
     if (other->in_pool && other->handshake->client().store == store) older.push_back(id);

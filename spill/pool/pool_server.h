@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // PoolServer: the control sessions of a pool, on one thread that waits for nothing but its sockets.
 //
-// A session that breaks the protocol, proves another key, falls silent or is replaced by a later one
-// of the same store is ended, with its data links, and one line says so; the server goes on.
+// A session that breaks the protocol, proves another key, falls silent or is replaced by a later
+// one of the same store is ended, with its data links, and one line says so; the server goes on.
 #pragma once
 
 #include <atomic>

@@ -33,7 +33,8 @@ constexpr milliseconds dead_after{1500};  // three of them
 constexpr milliseconds connected_within{1500};
 constexpr milliseconds least_pause{50};
 constexpr milliseconds most_pause{5000};
-constexpr milliseconds stayed_up_for{1000};  // then the next pause is the least one again
+constexpr milliseconds stayed_up_for{1000};  // then the next pause is the least one again,
+// and else half as long as it would be: what comes up is worth another try.
 constexpr std::chrono::seconds late_writes_within{10};
 constexpr unsigned pauses_after_refusal = 4;
 // Of what is allocated and not committed yet: enough for any link, and little enough that nothing
@@ -655,9 +656,10 @@ void PoolTier::Core::lose(const Error& why, Time now) {
     uncommitted_bytes_ = 0;
     stuck_ = false;
   }
-  const Error error{make_error_code(Errc::tier_down), why.detail.empty() ? why.message() : why.detail};
+  const Error error{make_error_code(Errc::tier_down),
+                    why.detail.empty() ? why.message() : why.detail};
   for (const auto& operation : open) operation->fail(error);
-  if (was_up && now >= up_since_ + stayed_up_for) pauses_ = 0;
+  if (was_up) pauses_ = now >= up_since_ + stayed_up_for ? 0 : pauses_ / 2;
   if (refused) pauses_ = std::max(pauses_, pauses_after_refusal);
   // With jitter, so that all the daemons of a pool do not come back in one moment.
   const auto longest = std::min(most_pause, least_pause * (1 << std::min(pauses_, 10U)));
@@ -786,7 +788,8 @@ Result<void> PoolTier::Core::take(const Frame& frame) {
     case Kind::commit:
     case Kind::free: {
       const auto answer = unpack<Outcomes>(frame.body);
-      if (!answer || answer->items.size() != request.parts.size()) return broken("list of outcomes");
+      if (!answer || answer->items.size() != request.parts.size())
+        return broken("list of outcomes");
       if (request.kind == Kind::commit)
         take_commit(request, *answer);
       else
@@ -888,8 +891,8 @@ void PoolTier::Core::written(std::uint64_t id, const Result<void>& result) {
   if (!failed) return;
   const Named named{failed->put.key, failed->place};
   failed->fail(result.error());
-  // Its room may only be given back when nothing of the late write can arrive there any more: a byte
-  // that is asked for now comes after all of that. When the link is gone the pool sees to it.
+  // Its room may only be given back when nothing of the late write can arrive there any more: a
+  // byte that is asked for now comes after all of that. When the link is gone the pool sees to it.
   if (!link || !link->is_open()) return;
   const auto byte = std::make_shared<std::byte>();
   link->read(slab, named.place.offset, {byte.get(), 1}, TierClock::now() + late_writes_within,
@@ -1033,16 +1036,16 @@ Result<std::unique_ptr<PoolTier>> PoolTier::start(PoolTierOptions options) {
   if (!address) return fail(address.error());
   if (options.key_file.empty() == !options.insecure)
     return fail(Errc::bad_argument, "the pool " + options.address +
-                                        " needs either the key file of the cluster or the word that "
-                                        "it is insecure");
+                                        " needs either the key file of the cluster or the word "
+                                        "that it is insecure");
   ClusterKey key = ClusterKey::insecure();
   if (!options.insecure) {
     auto read = read_key_file(options.key_file);
     if (!read) return fail(read.error());
     key = std::move(*read);
   }
-  return std::unique_ptr<PoolTier>(
-      new PoolTier(std::make_unique<Core>(std::move(options), std::move(*address), std::move(key))));
+  return std::unique_ptr<PoolTier>(new PoolTier(
+      std::make_unique<Core>(std::move(options), std::move(*address), std::move(key))));
 }
 
 PoolTier::PoolTier(std::unique_ptr<Core> core) : core_(std::move(core)) {}

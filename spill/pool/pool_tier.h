@@ -2,13 +2,15 @@
 // PoolTier: the memory of a forebay-poold as a Tier.
 //
 // It connects by itself, again and again, and says so in its status; while it is not connected all
-// that is asked ends at once with tier_down. A pool that stops to answer, by whatever cause, is given
-// up after three heartbeats, 1.5 s: then the data links are closed and everything open is answered.
+// that is asked ends at once with tier_down. A pool that stops to answer, by whatever cause, is
+// given up after three heartbeats, 1.5 s: then the data links are closed and everything open is
+// answered.
 //
 // A put is answered with success only when the pool has acknowledged its commit. If that
-// acknowledgement is lost with the connection, the put has failed, and what it left is freed when the
-// pool is there again. What the pool holds for this store is known here, so that a get of what has
-// been removed fails with lost without asking, and a remove waits for the gets that are under way.
+// acknowledgement is lost with the connection, the put has failed, and what it left is freed when
+// the pool is there again. What the pool holds for this store is known here, so that a get of what
+// has been removed fails with lost without asking, and a remove waits for the gets that are under
+// way.
 //
 // `store` is one daemon's own: a later session of the same store ends the earlier one.
 // One control thread, and one for each of the two data links (demand, background).

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The messages of the pool's control protocol: what a daemon and a forebay-poold say to each other on
-// TCP, beside the data plane.
+// The messages of the pool's control protocol: what a daemon and a forebay-poold say to each other
+// on TCP, beside the data plane.
 //
 // A session begins with client_hello, server_hello, client_proof and welcome (handshake.h). After
 // that the client asks, in frames that carry a number, and the pool answers with frames of the same
-// kind and number, in whatever order. Requests of many items are answered by as many results, in the
-// order of the items. Nothing but `refused`, which ends the session, comes unasked.
+// kind and number, in whatever order. Requests of many items are answered by as many results, in
+// the order of the items. Nothing but `refused`, which ends the session, comes unasked.
 #pragma once
 
 #include <array>

@@ -64,9 +64,11 @@ Result<Allocation> Slabs::allocate(const StoreUuid& tenant, std::uint64_t bytes)
 Result<Allocation> Slabs::adopt(const StoreUuid& tenant, std::uint64_t slab_offset,
                                 std::uint64_t slab_size, std::uint64_t offset,
                                 std::uint64_t bytes) {
-  const auto wrong = [] { return fail(Errc::bad_message, "an entry that lies where another does"); };
-  if (slab_offset % page_bytes != 0 || slab_size % page_bytes != 0 || slab_size == 0 || bytes == 0 ||
-      slab_offset > arena_.size() || slab_size > arena_.size() - slab_offset || offset % 64 != 0 ||
+  const auto wrong = [] {
+    return fail(Errc::bad_message, "an entry that lies where another does");
+  };
+  if (slab_offset % page_bytes != 0 || slab_size % page_bytes != 0 || slab_size == 0 ||
+      bytes == 0 || slab_offset > arena_.size() || slab_size > arena_.size() - slab_offset || offset % 64 != 0 ||
       offset > slab_size || bytes > slab_size - offset)
     return wrong();
   const std::uint32_t number = number_of(slab_offset);

@@ -2,9 +2,9 @@
 // Slabs: how the arena is lent to tenants, in slabs of one size or of that of one larger item, and
 // how items lie in them: in whole cache lines, best fit.
 //
-// A slab belongs to one tenant from its first item to its last. It is exposed to the data plane under
-// a key of its own, and withdrawn before its memory goes to anybody else.
-// Owned by the control thread; takes no lock.
+// A slab belongs to one tenant from its first item to its last. It is exposed to the data plane
+// under a key of its own, and withdrawn before its memory goes to anybody else. Owned by the
+// control thread; takes no lock.
 #pragma once
 
 #include <cstddef>

@@ -93,7 +93,7 @@ Result<Listening> listen_at(const Address& address) {
   int why = 0;
   for (const addrinfo* one = found->get(); one != nullptr; one = one->ai_next) {
     Descriptor socket(
-        ::socket(one->ai_family, one->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, one->ai_protocol));
+        ::socket(one->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, one->ai_protocol));
     if (!socket) {
       why = errno;
       continue;
@@ -119,7 +119,7 @@ Result<Descriptor> start_to_connect(const Address& address) {
   int why = 0;
   for (const addrinfo* one = found->get(); one != nullptr; one = one->ai_next) {
     Descriptor socket(
-        ::socket(one->ai_family, one->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, one->ai_protocol));
+        ::socket(one->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, one->ai_protocol));
     if (socket && (::connect(socket.get(), one->ai_addr, one->ai_addrlen) == 0 ||
                    errno == EINPROGRESS))
       return socket;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// TCP sockets of the pool, control and data: all of them non-blocking, close-on-exec, without delay,
-// and given up by the kernel two seconds after the peer has stopped to acknowledge.
+// TCP sockets of the pool, control and data: all of them non-blocking, close-on-exec, without
+// delay, and given up by the kernel two seconds after the peer has stopped to acknowledge.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +28,8 @@ struct Listening {
 };
 Result<Listening> listen_at(const Address& address);
 
-// Begins to connect: the socket is writable once that has ended, and connected() says how. Names are
-// looked up here, which may take as long as the resolver pleases; numbers are not.
+// Begins to connect: the socket is writable once that has ended, and connected() says how. Names
+// are looked up here, which may take as long as the resolver pleases; numbers are not.
 Result<Descriptor> start_to_connect(const Address& address);
 Result<void> connected(int socket, const Address& address);
 

@@ -3,9 +3,9 @@
 // have: DataIntake takes what comes straight to where it belongs, DataOutflow sends straight from
 // where it lies.
 //
-// A link opens with its token. Then the client asks, in pieces of at most 1 MiB, to write (the bytes
-// follow) or to read; the server answers each piece with the same head, in order: `written` once the
-// bytes are in the arena, `data` with the bytes, or `denied`, after which it hangs up.
+// A link opens with its token. Then the client asks, in pieces of at most 1 MiB, to write (the
+// bytes follow) or to read; the server answers each piece with the same head, in order: `written`
+// once the bytes are in the arena, `data` with the bytes, or `denied`, after which it hangs up.
 #pragma once
 
 #include <sys/socket.h>
@@ -48,9 +48,9 @@ static_assert(sizeof(LinkOpening) == sizeof(DataHead));
 
 enum class Flow { idle, more, ended };
 
-// `Sink` has `bool head(const DataHead&, std::span<std::byte>& into)`, which says where the `length`
-// bytes behind a head go (or leaves `into` empty if there are none) or false to end it all, and
-// `bool done(const DataHead&)`, called when they are there.
+// `Sink` has `bool head(const DataHead&, std::span<std::byte>& into)`, which says where the
+// `length` bytes behind a head go (or leaves `into` empty if there are none) or false to end it
+// all, and `bool done(const DataHead&)`, called when they are there.
 class DataIntake {
  public:
   // Takes about so many bytes from the socket; `idle` when it has no more now.

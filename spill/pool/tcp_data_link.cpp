@@ -200,7 +200,8 @@ class TcpDataLink::Loop {
       if (!expire()) break;
       if (is_open() && !push()) break;
     }
-    // A callback may have closed the link in the middle of it all: then what is left is answered now.
+    // A callback may have closed the link in the middle of it all: then what is left is answered
+    // now.
     end(down());
   }
 
@@ -289,7 +290,8 @@ class TcpDataLink::Loop {
       const std::size_t before = out_.bytes();
       flow = out_.send(socket_.get(), turn_bytes);
       // Sent all: there may be more pieces now.
-      if (flow == Flow::idle && out_.empty() && before > 0 && welcomed_ && ready()) flow = Flow::more;
+      if (flow == Flow::idle && out_.empty() && before > 0 && welcomed_ && ready())
+        flow = Flow::more;
     }
     if (flow == Flow::ended) {
       // What the pool said last may be in the socket still.

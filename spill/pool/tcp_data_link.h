@@ -2,8 +2,8 @@
 // TcpDataLink: a client's end of the plain-TCP data plane. One thread per link; bytes go straight
 // between the caller's memory and the socket.
 //
-// Operations are cut into pieces of at most 1 MiB and take turns, so that a small one waits for a few
-// pieces of a large one, and not for all of it. An operation that is past its deadline disturbs
+// Operations are cut into pieces of at most 1 MiB and take turns, so that a small one waits for a
+// few pieces of a large one, and not for all of it. An operation that is past its deadline disturbs
 // nobody: what still comes of a read is thrown away, what is under way of a write is filled up with
 // zeros, and the caller's memory is not touched any more. That the peer is gone is for the owner of
 // the control session to find out. A link must not be destroyed in one of its own callbacks.

@@ -2,10 +2,10 @@
 // TcpDataServer: the data plane of a pool over plain TCP. One thread serves all links, each in turn
 // and by at most 1 MiB at a time; bytes go straight between socket and arena.
 //
-// A link has to show a token that was admitted, within five seconds. A wrong key, a place outside of
-// the slab, or a write where there is only reading ends the link, with `denied` as the last word.
-// expose(), withdraw(), admit() and dismiss() return when the thread has done it: at most one turn of
-// one link later.
+// A link has to show a token that was admitted, within five seconds. A wrong key, a place outside
+// of the slab, or a write where there is only reading ends the link, with `denied` as the last
+// word. expose(), withdraw(), admit() and dismiss() return when the thread has done it: at most one
+// turn of one link later.
 #pragma once
 
 #include <cstdint>
