@@ -348,13 +348,15 @@ TEST_SUITE("fabric link") {
     for (const std::string& provider : providers_here()) {
       CAPTURE(provider);
       auto pool = std::make_unique<PoolProcess>(provider, mib);
+      auto successor = std::make_unique<PoolProcess>(provider, mib, PoolProcess::Starts::later);
       const std::string port = pool->port();
       const SlabKey stale = pool->key();
       const auto bytes = payload(64 * kib, "stale", 1);
       auto link = pool->link();
       REQUIRE(start_write(*link, stale, 0, {bytes}).wait());
       pool->process().kill();
-      pool = std::make_unique<PoolProcess>(provider, mib, port);
+      pool = std::move(successor);
+      pool->start(port);
       CHECK(pool->key().key != stale.key);
       // Over the old link and a new one.
       CHECK(!start_write(*link, stale, 0, {bytes}, in(2s)).wait());

@@ -49,15 +49,23 @@ inline std::vector<std::string> providers_here() {
 
 class PoolProcess {
  public:
-  PoolProcess(const std::string& provider, std::size_t slab_bytes, const std::string& port = "")
+  // Threads of the test's, links included, are to start later: the process is forked.
+  PoolProcess(const std::string& provider, std::size_t slab_bytes)
+      : PoolProcess(provider, slab_bytes, Starts::later) {
+    start();
+  }
+  enum class Starts { later };
+  PoolProcess(const std::string& provider, std::size_t slab_bytes, Starts)
       : slab_(slab_bytes), facts_(sizeof(Facts)) {
+    auto* const facts = new (facts_.bytes().data()) Facts;
+    facts_of_child_ = facts;
     child_ = std::make_unique<ChildProcess>([&](Moments& moments) {
-      auto server = spill::make_fabric_server({.service = port, .provider = provider});
+      moments.wait();
+      auto server = spill::make_fabric_server({.service = facts->port, .provider = provider});
       require(server.has_value(), server ? "" : server.error().message());
       const auto key = (*server)->expose(slab_.bytes(), SlabAccess::read_write);
       require(key.has_value(), key ? "" : key.error().message());
       const auto address = (*server)->address();
-      auto* const facts = new (facts_.bytes().data()) Facts;
       facts->key = *key;
       facts->address_size = address.size();
       std::memcpy(facts->address, address.data(), address.size());
@@ -69,9 +77,11 @@ class PoolProcess {
         moments.reached();
       }
     });
+  }
+  void start(const std::string& port = "") {
+    std::strncpy(facts_of_child_->port, port.c_str(), sizeof facts_of_child_->port - 1);
+    child_->release();
     child_->await();
-    // Its bytes are an IPv4 socket address behind the format.
-    facts_of_child_ = reinterpret_cast<const Facts*>(facts_.bytes().data());
   }
 
   std::span<std::byte> slab() const { return slab_.bytes(); }
@@ -80,6 +90,7 @@ class PoolProcess {
   std::vector<std::byte> address() const {
     return {facts_of_child_->address, facts_of_child_->address + facts_of_child_->address_size};
   }
+  // Its address is an IPv4 one, behind the format.
   std::string port() const {
     const auto* const at = reinterpret_cast<const unsigned char*>(facts_of_child_->address) + 4 + 2;
     return std::to_string(at[0] * 256 + at[1]);
@@ -102,10 +113,11 @@ class PoolProcess {
     std::size_t address_size = 0;
     std::byte address[1024] = {};
     char transport[64] = {};
+    char port[16] = {};  // set by the test
   };
   SharedBytes slab_;
   SharedBytes facts_;
-  const Facts* facts_of_child_ = nullptr;
+  Facts* facts_of_child_ = nullptr;
   std::unique_ptr<ChildProcess> child_;
 };
 
