@@ -49,6 +49,7 @@ class Campaign {
     for (FakeTier* fake : rig_.fakes) {
       fake->release();
       fake->come_back();
+      use_up_cues(*fake);
     }
     settle();
   }
@@ -158,7 +159,7 @@ class Campaign {
     while (driving > 0) {
       const auto number = random.below(static_cast<std::uint32_t>(rig_.fakes.size()));
       FakeTier& fake = *rig_.fakes[number];
-      // Cues that nothing uses up would spoil the end: removals are tried again ever less often.
+      // Not more trouble than operations that could meet it.
       const std::uint64_t asked = fake.count(TierVerb::get);
       if (asked < asked_[number] + 10) {
         std::this_thread::sleep_for(1ms);
@@ -187,6 +188,27 @@ class Campaign {
         default: fake.corrupt_next(100);
       }
       std::this_thread::sleep_for(std::chrono::milliseconds(random.below(8)));
+    }
+  }
+
+  // Failures that were asked for and met no operation yet: removals are tried again ever less
+  // often, so that a few of these would keep the last ones from ending for long.
+  void use_up_cues(FakeTier& fake) {
+    for (bool left = true; left;) {
+      test::Answered<void> removed;
+      fake.remove({}, {}, test::soon(), removed.done());
+      left = !removed.wait();
+    }
+    for (bool left = true; left;) {
+      test::Answered<TierPlace> put;
+      const Bytes bytes(1);
+      fake.put({.key = {{99}, 1}, .parts = {bytes}, .crc32c = 0, .label = {}}, test::soon(),
+               put.done());
+      const auto place = put.wait();
+      left = !place;
+      test::Answered<void> removed;
+      if (place) fake.remove({{99}, 1}, *place, test::soon(), removed.done());
+      if (place) CHECK(removed.wait());
     }
   }
 
