@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Generators: traces as task frameworks make them, the same ones for the same seed.
 //
-// Each with every read and with the last use of everything that a framework could know of; sizes and
-// the order of tasks vary as they do on a cluster.
+// Each with every read and with the last use of everything that a framework could know of; sizes
+// and the order of tasks vary as they do on a cluster.
 #pragma once
 
 #include <cstdint>

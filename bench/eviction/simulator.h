@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Simulator: replays a trace with a policy and a bounded memory, and counts what it costs.
 //
-// A segment that was not spilled before goes out when it is evicted, unless it is known to be used no
-// more; one that is read and not in memory is fetched again: 30 us and its bytes at 10 GB/s. Online
-// policies may not evict what is being made or read; the bound may.
+// A segment that was not spilled before goes out when it is evicted, unless it is known to be used
+// no more; one that is read and not in memory is fetched again: 30 us and its bytes at 10 GB/s.
+// Online policies may not evict what is being made or read; the bound may.
 #pragma once
 
 #include <cstdint>

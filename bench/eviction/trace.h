@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Trace: what happened to which segment, in order; as the daemon's recorder writes it.
 //
-// One line each: time_ns,id,size,op with op one of create, read, delete, last_use; a first line that
-// says so may be there.
+// One line each: time_ns,id,size,op with op one of create, read, delete, last_use; a first line
+// that says so may be there.
 #pragma once
 
 #include <cstdint>

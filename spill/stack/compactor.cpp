@@ -84,7 +84,8 @@ void Compactor::forget_member(std::uint64_t item, std::uint64_t inner) {
   const auto forgotten = holdings_.forget_member(item, inner);
   if (!forgotten) return;
   if (forgotten->last) {
-    for (const TierPlace& copy : forgotten->copies) remover_.remove({holdings_.store(), item}, copy);
+    for (const TierPlace& copy : forgotten->copies)
+      remover_.remove({holdings_.store(), item}, copy);
     const std::lock_guard lock(mutex_);
     wanted_.erase(item);
     delayed_.erase(item);

@@ -2,10 +2,10 @@
 // Compactor: moves segments out of packs that are mostly dead or have a bad copy, and segments away
 // from copies that turned out to be bad.
 //
-// One pack at a time, in the background: it is read back as a whole, each living segment is checked,
-// those that are sound go into new packs with whatever else is being packed, and each is offered to
-// whoever keeps the places. The old pack goes when its last segment has been taken over. What cannot
-// be moved now is tried again later, less and less often. Any thread.
+// One pack at a time, in the background: it is read back as a whole, each living segment is
+// checked, those that are sound go into new packs with whatever else is being packed, and each is
+// offered to whoever keeps the places. The old pack goes when its last segment has been taken over.
+// What cannot be moved now is tried again later, less and less often. Any thread.
 #pragma once
 
 #include <atomic>

@@ -33,7 +33,8 @@ void Packer::put(SmallSegment segment) {
     const std::lock_guard lock(mutex_);
     if (closed_) {
       late.refused.push_back(std::move(segment.done));
-    } else if (Pack* pack = waiting_.empty() ? pack_with_room(segment.bytes.size(), late) : nullptr) {
+    } else if (Pack* const pack =
+                   waiting_.empty() ? pack_with_room(segment.bytes.size(), late) : nullptr) {
       place(*pack, std::move(segment));
     } else if (waiting_.size() < options_.waiting_max) {
       workers_.run_at(segment.deadline, [this] { expire(); });

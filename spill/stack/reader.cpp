@@ -50,9 +50,9 @@ Result<Plan> plan_for(const SpillPlace& place, std::uint64_t offset, std::uint64
     return fail(Errc::bad_argument, "the place of the segment contradicts itself; it is not one "
                                     "that a put was answered with");
   if (bytes == 0 || offset > place.size || bytes > place.size - offset)
-    return fail(Errc::bad_argument, std::to_string(bytes) + " bytes from " +
-                                        std::to_string(offset) + " were asked for of a segment of " +
-                                        std::to_string(place.size));
+    return fail(Errc::bad_argument,
+                std::to_string(bytes) + " bytes from " + std::to_string(offset) +
+                    " were asked for of a segment of " + std::to_string(place.size));
   const bool whole = bytes == place.size;
   if (encoded) return Plan{Way::staged, place.stored + (whole ? 0 : place.size)};
   if (whole) return Plan{Way::whole, 0};
@@ -126,9 +126,10 @@ void Reader::Reading::make_pieces() {
   if (head)
     pieces.push_back({first * sum_block_bytes,
                       memory.first(end_of_block(first) - first * sum_block_bytes)});
-  if (tail)
-    pieces.push_back({last * sum_block_bytes,
-                      memory.subspan(sum_block_bytes, end_of_block(last) - last * sum_block_bytes)});
+  if (tail) {
+    const std::uint64_t from = last * sum_block_bytes;
+    pieces.push_back({from, memory.subspan(sum_block_bytes, end_of_block(last) - from)});
+  }
   if (direct_from < direct_to) {
     const std::uint64_t from = direct_from * sum_block_bytes;
     pieces.push_back({from, into.subspan(from - offset, end_of_block(direct_to - 1) - from)});

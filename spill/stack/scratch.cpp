@@ -1,12 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "spill/stack/scratch.h"
 
-#include <new>
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace forebay::spill {
+
+namespace {
+
+constexpr std::size_t page_bytes = 4096;
+// All pieces up to this size are of this size.
+constexpr std::size_t small_bytes = 256 * 1024;
+constexpr std::size_t small_kept = 16;
+
+}  // namespace
 
 Scratch::Piece& Scratch::Piece::operator=(Piece&& other) noexcept {
   if (this == &other) return *this;
@@ -14,27 +23,50 @@ Scratch::Piece& Scratch::Piece::operator=(Piece&& other) noexcept {
   bytes_ = std::move(other.bytes_);
   size_ = other.size_;
   owner_ = other.owner_;
+  counted_ = other.counted_;
   return *this;
 }
 
 void Scratch::Piece::give_back() {
   if (!bytes_) return;
-  bytes_.reset();
-  owner_->put_back(std::exchange(size_, 0));
+  const std::size_t size = std::exchange(size_, 0);
+  owner_->free(std::move(bytes_), size);
+  if (counted_) owner_->put_back(size);
 }
 
-Result<Scratch::Piece> Scratch::allocate(std::size_t bytes) {
-  // Not value-initialised: every byte that is looked at was written before.
-  std::unique_ptr<std::byte[]> memory(new (std::nothrow) std::byte[bytes]);
-  if (!memory) {
-    put_back(bytes);
+void Scratch::free(Pages pages, std::size_t bytes) {
+  if (bytes <= small_bytes) {
+    const std::lock_guard lock(mutex_);
+    if (kept_.size() < small_kept) {
+      kept_.push_back(std::move(pages));
+      return;
+    }
+  }
+  leaves_({pages.get(), std::max(bytes, small_bytes)});
+}
+
+Result<Scratch::Piece> Scratch::allocate(std::size_t bytes, bool counted) {
+  Piece piece;
+  if (bytes <= small_bytes) {
+    const std::lock_guard lock(mutex_);
+    if (!kept_.empty()) {
+      piece.bytes_ = std::move(kept_.back());
+      kept_.pop_back();
+    }
+  }
+  if (!piece.bytes_) {
+    const std::size_t whole =
+        (std::max(bytes, small_bytes) + page_bytes - 1) / page_bytes * page_bytes;
+    piece.bytes_.reset(static_cast<std::byte*>(std::aligned_alloc(page_bytes, whole)));
+  }
+  if (!piece.bytes_) {
+    if (counted) put_back(bytes);
     return fail(Errc::store_full, "no memory for " + std::to_string(bytes) +
                                       " bytes of scratch; the system has none left");
   }
-  Piece piece;
-  piece.bytes_ = std::move(memory);
   piece.size_ = bytes;
   piece.owner_ = this;
+  piece.counted_ = counted;
   return piece;
 }
 

@@ -2,13 +2,14 @@
 // Sums: how the stack knows that what comes back from a tier is what went there.
 //
 // The stored bytes of a segment (what is left of it after its codec) are cut into blocks of 64 KiB,
-// each with its crc32c. An item of several blocks is the stored bytes followed by the table of these
-// sums, four bytes each, little-endian; an item of one block has no table. So:
+// each with its crc32c. An item of several blocks is the stored bytes followed by the table of
+// these sums, four bytes each, little-endian; an item of one block has no table. So:
 //
 //   item sum   = crc32c of the whole item, table included. It follows from the block sums alone,
 //                since crc32c of two strings follows from those of either. Told to the tier.
-//   place.sum  = crc32c(store 16, item 8, size 8, stored 8, codec 1, item sum 4): it binds the bytes
-//                to the item's key, to their size before and after the codec, and to the codec.
+//   place.sum  = crc32c(store 16, item 8, size 8, stored 8, codec 1, item sum 4): it binds the
+//                bytes to the item's key, to their size before and after the codec, and to the
+//                codec.
 //
 // A get of the whole needs no table: the sums are made from what came. A get of a range fetches the
 // table and the blocks it touches; the table is held against place.sum, the blocks against the

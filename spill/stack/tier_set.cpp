@@ -42,7 +42,8 @@ std::vector<TierRoom> TierSet::rooms() const {
   const Visit visit(*this);
   if (!visit) return rooms;
   rooms.reserve(tiers_.size());
-  for (const StackTier& tier : tiers_) rooms.push_back({tier.kind, tier.weight, tier.tier->status()});
+  for (const StackTier& tier : tiers_)
+    rooms.push_back({tier.kind, tier.weight, tier.tier->status()});
   return rooms;
 }
 

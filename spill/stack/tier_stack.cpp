@@ -2,6 +2,7 @@
 #include "spill/stack/tier_stack.h"
 
 #include <algorithm>
+#include <cstring>
 #include <mutex>
 #include <optional>
 #include <random>
@@ -34,11 +35,13 @@ struct TierStack::Put {
   TierDeadline deadline{};
   SpillDone done;
   Scratch::Piece encoded;
+  Scratch::Piece table;  // of the block sums: a tier reads no memory that it is not told leaves
   SpillCodec codec = SpillCodec::none;
   BlockSums sums;
 
   void answer(Result<SpillPlace> result) {
     encoded = {};
+    table = {};
     done(std::move(result));
   }
 };
@@ -47,7 +50,8 @@ TierStack::TierStack(std::vector<StackTier> tiers, StackOptions options)
     : options_(sound(options)),
       tiers_(std::make_shared<TierSet>(std::move(tiers))),
       workers_(options_.threads),
-      scratch_(workers_, options_.scratch_bytes),
+      scratch_(workers_, options_.scratch_bytes,
+               [tiers = tiers_](std::span<const std::byte> bytes) { tiers->memory_leaves(bytes); }),
       holdings_(options_.store),
       writer_(*tiers_, options_.seed),
       remover_(*tiers_, workers_, options_.removals_max),
@@ -132,10 +136,17 @@ void TierStack::put_packed(const std::shared_ptr<Put>& put, std::span<const std:
 
 void TierStack::put_alone(const std::shared_ptr<Put>& put, std::span<const std::byte> stored) {
   put->sums = BlockSums::of(stored);
+  const auto sums = put->sums.table();
+  if (!sums.empty()) {
+    auto table = scratch_.take_little(sums.size());
+    if (!table) return put->answer(fail(std::move(table.error())));
+    put->table = std::move(*table);
+    std::memcpy(put->table.bytes().data(), sums.data(), sums.size());
+  }
   Writing writing;
   writing.key = {options_.store, holdings_.begin(false)};
   writing.parts = {stored};
-  if (!put->sums.table().empty()) writing.parts.push_back(put->sums.table());
+  if (!sums.empty()) writing.parts.push_back(put->table.bytes());
   writing.crc32c = put->sums.item_sum();
   writing.label = put->source.label;
   writing.replicas = put->source.options.replicas;

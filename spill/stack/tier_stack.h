@@ -7,8 +7,8 @@
 // Reader, Remover, Compactor, Sweeper, and sums.h for what is checked.
 //
 // Places of other stores, as `find` gives them, can be read, but forgetting them does nothing: they
-// are their store's. A segment is encoded when there is scratch memory for that, and kept so when it
-// has become smaller.
+// are their store's. A segment is encoded when there is scratch memory for that, and kept so when
+// it has become smaller.
 //
 // The destructor answers everything (with `cancelled`, or as the tiers answer when they go), waits
 // for the stack's threads and the tiers' and for no peer. Nothing may be called any more then but

@@ -2,7 +2,8 @@
 // Writer: puts an item into as many tiers as it shall have copies.
 //
 // Copies go to different pools, at once; one that fails is offered to the next pool. If no pool has
-// taken it, the disks are asked in their order. With at least one copy it has succeeded. Any thread.
+// taken it, the disks are asked in their order. With at least one copy it has succeeded. Any
+// thread.
 #pragma once
 
 #include <array>

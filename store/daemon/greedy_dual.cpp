@@ -116,18 +116,20 @@ double GreedyDual::worth(const Entry& entry) const {
   double uses = 1;
   if (entry.next_use != 0) {
     // An ordinary one is expected about once in a round over all that is in memory.
-    const double distance = static_cast<double>(entry.next_use - std::min(entry.next_use - 1, uses_));
+    const auto distance =
+        static_cast<double>(entry.next_use - std::min(entry.next_use - 1, uses_));
     uses = std::min(static_cast<double>(entries_.size()) / distance, next_use_most);
   } else if (counting_) {
     // The root: with the plain count, what is read in each of many rounds keeps out what is read
-    // once more, soon (1.08 of the cost of LRU for a blocked product in 5 % of its memory; 0.99 so).
+    // once more, soon (1.08 of the cost of LRU for a blocked product in 5 % of its memory; 0.99
+    // so).
     uses = std::sqrt(std::max(uses_now(entry), 1.0));
   }
   const double size = static_cast<double>(entry.size);
   const double transfer = size / options_.bytes_per_ns;
-  // Where the transfer is most of it, all are worth the same for each byte: to keep what is a little
-  // dearer a little longer loses, on task graphs whose working set just fits, what LRU does not (2.2
-  // of its cost).
+  // Where the transfer is most of it, all are worth the same for each byte: to keep what is a
+  // little dearer a little longer loses, on task graphs whose working set just fits, what LRU does
+  // not (2.2 of its cost).
   const double cost = transfer + (transfer > options_.latency_ns ? 0 : options_.latency_ns);
   return floor_ + std::ldexp(uses * cost / size, entry.priority);
 }

@@ -5,10 +5,11 @@
 // each byte that it keeps from others, above a floor L that rises to the worth of whatever was
 // evicted last; so what is not used sinks by itself. Latency is left out where the transfer takes
 // longer (from 300 KB on, as it is set): such segments are worth the same for each byte, and go by
-// their last use. f is 1 (GreedyDual-Size, which is no worse than least recently used) until somebody
-// says of a segment that it has been used for the last time: whoever does that takes dead ones out of
-// the way, and from then on f is the root of how often the segment was used lately (as GDSF), which
-// would mistake the dead for the dear without. What is said of the next use counts more than counts.
+// their last use. f is 1 (GreedyDual-Size, which is no worse than least recently used) until
+// somebody says of a segment that it has been used for the last time: whoever does that takes dead
+// ones out of the way, and from then on f is the root of how often the segment was used lately (as
+// GDSF), which would mistake the dead for the dear without. What is said of the next use counts
+// more than counts.
 //
 // Pure: no clock; time is the number of uses. Owned by the daemon's thread. All operations take
 // O(log n); those on what is not there do nothing.

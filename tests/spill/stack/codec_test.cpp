@@ -15,7 +15,8 @@ using test::bytes_of;
 TEST_SUITE("codec") {
   TEST_CASE("what was encoded is decoded to the same bytes") {
     for (const SpillCodec codec : {SpillCodec::lz4, SpillCodec::zstd}) {
-      for (const std::size_t size : {std::size_t{200}, std::size_t{70'000}, std::size_t{1'000'000}}) {
+      for (const std::size_t size :
+           {std::size_t{200}, std::size_t{70'000}, std::size_t{1'000'000}}) {
         const Bytes bytes = bytes_of(size, size, true);
         Bytes encoded(size);
         const auto length = encode(codec, bytes, encoded);
@@ -36,7 +37,7 @@ TEST_SUITE("codec") {
     CHECK(!encode(SpillCodec::none, bytes_of(1, 10'000, true), encoded));
   }
 
-  TEST_CASE("a length that is not the right one is an error and never more than there is room for") {
+  TEST_CASE("a length that is not the right one is an error and never overruns") {
     const Bytes bytes = bytes_of(3, 50'000, true);
     for (const SpillCodec codec : {SpillCodec::lz4, SpillCodec::zstd}) {
       Bytes encoded(bytes.size());

@@ -54,7 +54,8 @@ TEST_SUITE("placement") {
     const auto full = room(TierKind::pool, true, 100, 100);
     const auto down = room(TierKind::disk, false, 100, 0);
     CHECK(no_tier_for({full, down}, 10, false).is(Errc::store_full));
-    CHECK(no_tier_for({full, down}, 10, false).detail.find("its cable is out") != std::string::npos);
+    const Error both = no_tier_for({full, down}, 10, false);
+    CHECK(both.detail.find("its cable is out") != std::string::npos);
     CHECK(no_tier_for({down}, 10, false).is(Errc::tier_down));
     CHECK(no_tier_for({down}, 10, true).detail.find("no pool is configured") != std::string::npos);
   }

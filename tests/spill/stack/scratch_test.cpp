@@ -16,7 +16,7 @@ using namespace std::chrono_literals;
 TEST_SUITE("scratch") {
   TEST_CASE("who finds no room gets some when it is given back, in the order of asking") {
     Workers workers(1);
-    Scratch scratch(workers, 100);
+    Scratch scratch(workers, 100, [](std::span<const std::byte>) {});
     auto first = scratch.try_take(80);
     CHECK(first.bytes().size() == 80);
     CHECK(scratch.try_take(30).bytes().empty());
@@ -34,7 +34,7 @@ TEST_SUITE("scratch") {
 
   TEST_CASE("who waits too long is told so, and the next is served") {
     Workers workers(1);
-    Scratch scratch(workers, 100);
+    Scratch scratch(workers, 100, [](std::span<const std::byte>) {});
     auto first = scratch.try_take(50);
     std::atomic<int> late{0};
     std::atomic<int> next{0};
@@ -49,9 +49,26 @@ TEST_SUITE("scratch") {
     workers.finish();
   }
 
+  TEST_CASE("tiers are told of memory before it goes, and small pieces stay") {
+    Workers workers(1);
+    std::vector<std::span<const std::byte>> left;
+    Scratch scratch(workers, 10'000'000, [&](std::span<const std::byte> bytes) {
+      left.push_back(bytes);
+    });
+    const std::byte* const small = scratch.try_take(100).bytes().data();
+    CHECK(reinterpret_cast<std::uintptr_t>(small) % 4096 == 0);
+    CHECK(scratch.take_little(200'000)->bytes().data() == small);
+    CHECK(left.empty());
+    const std::byte* const large = scratch.try_take(1'000'000).bytes().data();
+    REQUIRE(left.size() == 1);
+    CHECK(left[0].data() == large);
+    CHECK(left[0].size() == 1'000'000);
+    workers.finish();
+  }
+
   TEST_CASE("one piece that is larger than all is given alone") {
     Workers workers(1);
-    Scratch scratch(workers, 100);
+    Scratch scratch(workers, 100, [](std::span<const std::byte>) {});
     std::optional<Scratch::Piece> large;
     scratch.take(500, TierClock::now() + 1s, [&](Result<Scratch::Piece> piece) {
       REQUIRE(piece);

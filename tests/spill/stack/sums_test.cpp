@@ -26,8 +26,9 @@ TEST_SUITE("sums") {
   }
 
   TEST_CASE("the item's sum is that of all its bytes, table included") {
-    for (const std::size_t size : {std::size_t{1}, std::size_t{65'535}, std::size_t{65'536},
-                                   std::size_t{65'537}, std::size_t{131'072}, std::size_t{700'001}}) {
+    for (const std::size_t size :
+         {std::size_t{1}, std::size_t{65'535}, std::size_t{65'536}, std::size_t{65'537},
+          std::size_t{131'072}, std::size_t{700'001}}) {
       CAPTURE(size);
       Bytes item = bytes_of(size, size);
       const BlockSums sums = BlockSums::of(item);

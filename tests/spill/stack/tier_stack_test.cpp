@@ -121,7 +121,7 @@ TEST_SUITE("tier stack") {
     CHECK(answer.wait());
   }
 
-  TEST_CASE("one pack fills while the other travels; then a bounded number waits, to its deadline") {
+  TEST_CASE("one pack fills while the other travels; then a bounded number waits") {
     Rig rig({.options = {.packs = {.pack_bytes = 16'384, .wait = 10s, .waiting_max = 3}}});
     rig.fakes[0]->stall({TierVerb::put});
     const Bytes bytes = bytes_of(1, 4'096);
@@ -145,7 +145,7 @@ TEST_SUITE("tier stack") {
     CHECK(answers[9].wait());
   }
 
-  TEST_CASE("a segment whose deadline passes while its pack travels is told so, and leaves nothing") {
+  TEST_CASE("a segment whose deadline passes while its pack travels leaves nothing") {
     Rig rig({});
     rig.fakes[0]->stall({TierVerb::put});
     const Bytes bytes = bytes_of(1, 500);
@@ -336,7 +336,7 @@ TEST_SUITE("tier stack") {
     rig.fakes[0]->release();
   }
 
-  TEST_CASE("what is published is an item of its own, in a pool, found by its name by other stores") {
+  TEST_CASE("what is published is an item of its own, in a pool, and found by its name") {
     Rig rig({.pools = 2, .disks = 1});
     const Bytes small = bytes_of(1, 100, true);
     const Bytes big = bytes_of(2, large, true);
