@@ -67,6 +67,7 @@ Result<std::unique_ptr<Spill>> open_node_tiers(const NodeTierOptions& options) {
   if (backends.empty())
     return fail(Errc::bad_argument, "there is no transport '" + options.transport +
                                         "' to a pool; there are: auto, " + names);
+  std::vector<PoolTier*> pools;
   for (const NodeTierOptions::Pool& pool : options.pools) {
     PoolTierOptions made;
     made.address = pool.address;
@@ -77,6 +78,7 @@ Result<std::unique_ptr<Spill>> open_node_tiers(const NodeTierOptions& options) {
     made.log = options.report;
     auto tier = PoolTier::start(std::move(made));
     if (!tier) return fail(std::move(tier.error()));
+    pools.push_back(tier->get());
     tiers.push_back({std::move(*tier), TierKind::pool, pool.weight});
   }
   if (!options.disk_directory.empty()) {
@@ -88,6 +90,11 @@ Result<std::unique_ptr<Spill>> open_node_tiers(const NodeTierOptions& options) {
     if (!opened) return fail(std::move(opened.error()));
     tiers.push_back({std::move(*opened), TierKind::disk, 1});
   }
+  // Whoever asks first finds them connected, if they are there at all.
+  const TierDeadline until = TierClock::now() + std::chrono::seconds(1);
+  for (PoolTier* const pool : pools)
+    if (auto up = pool->wait_until_up(until); !up && options.report)
+      options.report(up.error().message());
   StackOptions stack;
   stack.store = options.store;
   return std::unique_ptr<Spill>(std::make_unique<TierStack>(std::move(tiers), stack));

@@ -69,7 +69,7 @@ Result<std::unique_ptr<DataServer>> serve_data(const Options& options, const Log
     if (options.transport != "auto" && options.transport != backend.transport) continue;
     auto server = backend.serve(options.listen.host, options.data_port);
     if (server || options.transport != "auto") return server;
-    log.warning("no data plane over " + backend.transport + ": " + server.error().message());
+    log.debug("no data plane over " + backend.transport + ": " + server.error().message());
   }
   return fail(Errc::bad_argument,
               "--transport: there is no data plane '" + options.transport + "'; there are: " +

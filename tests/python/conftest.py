@@ -22,15 +22,19 @@ DAEMON = pathlib.Path(forebay.__file__).parent / "forebayd"
 class Daemon:
     """A forebayd in a process of its own; leaves nothing in /dev/shm."""
 
-    def __init__(self, directory: pathlib.Path, capacity: str = "128MiB") -> None:
+    def __init__(
+        self, directory: pathlib.Path, capacity: str = "128MiB", options: tuple[str, ...] = ()
+    ) -> None:
         self.socket = str(directory / "forebay.sock")
         self.capacity = capacity
+        self.options = options
         self.log = open(directory / "log", "ab")
         self.start()
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [DAEMON, "--socket", self.socket, "--capacity", self.capacity, "--reserve", "1MiB"],
+            [DAEMON, "--socket", self.socket, "--capacity", self.capacity, "--reserve", "1MiB"]
+            + [*self.options],
             stderr=self.log,
         )
         deadline = time.monotonic() + 20
