@@ -2,6 +2,8 @@
 // The tiers: prefetch, restore, spill, publish, where, hint, and parts of segments.
 #include "tiers.h"
 
+#include <pybind11/stl.h>
+
 #include <algorithm>
 #include <string>
 #include <vector>

@@ -506,7 +506,7 @@ void Rules::transfer(Ticket ticket, TransferVerb verb, std::span<const TransferI
   const bool outwards = verb == TransferVerb::spill || verb == TransferVerb::publish;
   if (outwards && !options_.has_tiers)
     return outside_.refused(ticket, fail(Errc::bad_state,
-                                         "this forebayd has no tier: start it with --pool or "
+                                         "this forebayd has no tier: start it with --pools or "
                                          "--spill-dir")
                                         .error);
   // One more than there are, so that it does not end before all have begun.
@@ -552,7 +552,11 @@ void Rules::transfer(Ticket ticket, TransferVerb verb, std::span<const TransferI
       copy(entry, true, verb, ticket);
     }
   }
-  settle_batch(ticket, {});
+  if (const auto batch = transfer_batches_.find(ticket); batch != transfer_batches_.end()) {
+    // The one more is none.
+    --batch->second.done;  // wraps to none, and back
+    settle_batch(ticket, {});
+  }
   serve_restores();
 }
 

@@ -24,7 +24,7 @@ constexpr auto complaint_pause = std::chrono::seconds(10);
 
 Failure no_tier() {
   return fail(Errc::bad_state,
-              "this forebayd has no tier: start it with --pool or --spill-dir");
+              "this forebayd has no tier: start it with --pools or --spill-dir");
 }
 
 }  // namespace
@@ -50,7 +50,7 @@ void Server::take_tier_answers() {
   for (const std::uint64_t job : std::exchange(tierless_fetches_, {}))
     rules_.fetched(job,
                    fail(Errc::tier_down, "it is spilled, and this forebayd has no tier: start it "
-                                         "with the --pool and --spill-dir of its predecessor"),
+                                         "with the --pools and --spill-dir of its predecessor"),
                    now_);
   if (!port_) return;
   for (SpillPort::Answer& answer : port_->take_answers()) {

@@ -440,6 +440,7 @@ TEST_SUITE("rules of spilling") {
     CHECK(store.heard(both) == "nothing");
     store.finish_fetch();
     CHECK(store.heard(both) == "transferred");
+    CHECK(store.outside.to(both)[0].removed == 2);
     const Ticket missing = store.transfer(TransferVerb::restore, {{"a", 1, 0}, {"none", 1, 0}});
     CHECK(store.heard(missing) == "not_found");
     const Answer c = store.put_pages("c", 2);
