@@ -273,7 +273,7 @@ class RulesCampaign {
   std::vector<EntryNumber> nudges_;
   std::set<EntryNumber> lost_nudges_;
   std::set<Serial> stayed_before_;
-  std::uint64_t warmest_dropped_ = 0;
+  std::map<std::uint64_t, std::uint64_t> warmest_dropped_;  // ranks by size
   std::vector<Page> page_of_;
 
   // Of this step.

@@ -107,7 +107,7 @@ void RulesCampaign::check() {
 }
 
 void RulesCampaign::hear_events() {
-  warmest_dropped_ = 0;
+  warmest_dropped_.clear();
   auto sealed = seals_.begin();
   for (const StoreEvent& event : new_events()) {
     const Segment* const known = model_.find(event.serial);
@@ -159,7 +159,8 @@ void RulesCampaign::check_removal(Serial serial, RemovalCause cause) {
     case RemovalCause::evicted:
       expect(segment.evictable, "only what is evictable is dropped");
       expect(!pinned(segment.entry), "and nothing pinned");
-      warmest_dropped_ = std::max(warmest_dropped_, segment.rank);
+      warmest_dropped_[segment.stored] =
+          std::max(warmest_dropped_[segment.stored], segment.rank);
       break;
     default:
       expect(false, "a known cause");
@@ -353,8 +354,11 @@ void RulesCampaign::compare(const std::map<Serial, Segment>& found) {
         may_stay(serial))
       continue;
     evictable_left = true;
-    if (!moved_midway_ && !stayed_before_.contains(serial) && !listed_now(serial))
-      expect(known->second.rank >= warmest_dropped_, "the coldest goes first");
+    // What is worth more depends on the size, too; of one size, the least recently used goes first.
+    const auto dropped = warmest_dropped_.find(known->second.stored);
+    if (dropped != warmest_dropped_.end() && !moved_midway_ && !stayed_before_.contains(serial) &&
+        !listed_now(serial))
+      expect(known->second.rank >= dropped->second, "the coldest goes first");
   }
   const std::uint64_t room = rules_->usage().warm + rules_->usage().ungrown;
   const bool settled = outside_.jobs.empty() && sealed_now_.empty() && !moved_midway_;

@@ -999,9 +999,10 @@ TEST_SUITE("rules_retention") {
     const Answer pinned = store.put({.id = "pinned", .size = pages(1), .evictable = true});
     store.pin(pinned);
     store.put({.id = "a", .size = pages(1), .evictable = true});
-    store.put({.id = "b", .size = pages(4), .evictable = true});
-    store.pin(*store.outside.to({1, 2, 0}).begin(), 5);
-    store.pin(*store.outside.to({1, 3, 0}).begin(), 5);
+    for (const char* id : {"b", "c", "d", "e"})
+      store.put({.id = id, .size = pages(1), .evictable = true});
+    for (std::uint32_t number = 2; number <= 6; ++number)
+      store.pin(*store.outside.to({1, number, 0}).begin(), 5);
     const Ticket waits =
         store.create({.id = "waits", .size = pages(2), .timeout_ns = ten_seconds});
     REQUIRE(store.heard(waits) == "nothing");
