@@ -55,7 +55,10 @@ Result<void> read_now(DataLink& link, const SlabKey& key, std::uint64_t offset,
 }
 Bytes random_bytes(Random& random, std::size_t size) {
   Bytes bytes(size);
-  for (auto& byte : bytes) byte = static_cast<std::byte>(random.next());
+  for (std::size_t at = 0; at < size; at += sizeof(std::uint64_t)) {
+    const std::uint64_t next = random.next();
+    std::memcpy(bytes.data() + at, &next, std::min(sizeof next, size - at));
+  }
   return bytes;
 }
 
@@ -103,7 +106,7 @@ TEST_SUITE("tcp data link") {
       CHECK(std::memcmp(plane.arena.data() + offset, source.data(), source.size()) == 0);
       Bytes back(source.size());
       REQUIRE(read_now(*link, plane.key, offset, back).has_value());
-      CHECK((back == source));
+      CHECK(std::memcmp(back.data(), source.data(), source.size()) == 0);
     }
   }
 
@@ -114,7 +117,8 @@ TEST_SUITE("tcp data link") {
     links.push_back(plane.connect());
     links.push_back(plane.connect({4}));
     Random random("many");
-    for (auto& byte : plane.arena) byte = static_cast<std::byte>(&byte - plane.arena.data());
+    const Bytes content = random_bytes(random, plane.arena.size());
+    std::memcpy(plane.arena.data(), content.data(), content.size());
     std::vector<Bytes> intos(300);
     std::vector<Answer<void>> answers(300);
     std::vector<std::uint64_t> offsets;
@@ -164,17 +168,23 @@ TEST_SUITE("tcp data link") {
   TEST_CASE("a token is good for one link, and none once it is dismissed") {
     Plane plane;
     Bytes bytes(10);
+    // Denied, or down when the link had ended before it was asked.
+    const auto refused = [&](DataLink& link) {
+      const auto got = read_now(link, plane.key, 0, bytes);
+      return !got && (got.error().is(Errc::denied) || got.error().is(Errc::tier_down)) &&
+             !link.is_open();
+    };
     const auto stranger = plane.connect({9, 9});
-    CHECK(read_now(*stranger, plane.key, 0, bytes).error().is(Errc::denied));
+    CHECK(refused(*stranger));
     const auto link = plane.connect();
     CHECK(read_now(*link, plane.key, 0, bytes).has_value());
     const auto second = plane.connect();
-    CHECK(read_now(*second, plane.key, 0, bytes).error().is(Errc::denied));
+    CHECK(refused(*second));
     CHECK(read_now(*link, plane.key, 0, bytes).has_value());
     CHECK(plane.server->dismiss(token));
     CHECK_FALSE(read_now(*link, plane.key, 0, bytes).has_value());
     const auto third = plane.connect();
-    CHECK(read_now(*third, plane.key, 0, bytes).error().is(Errc::denied));
+    CHECK(refused(*third));
   }
 
   TEST_CASE("a peer that takes nothing: operations time out, and close answers the rest at once") {
@@ -239,7 +249,8 @@ TEST_SUITE("tcp data link") {
     Answer<void> late;
     link->write({.key = 5}, 0, {source}, in(100ms), late.done());
     CHECK(late.await().error().is(Errc::timed_out));
-    std::ranges::fill(source, std::byte{2});
+    // Quickly, also where every access is watched: a peer that takes nothing for two seconds is gone.
+    std::memset(source.data(), 2, source.size());
     // Whole pieces come, and then what is asked afterwards.
     Answer<void> after;
     Bytes byte(1);
@@ -253,7 +264,7 @@ TEST_SUITE("tcp data link") {
       REQUIRE(head.op == pool::DataOp::write);
       REQUIRE(::recv(socket.get(), piece.data(), head.length, MSG_WAITALL) ==
               static_cast<ssize_t>(head.length));
-      CHECK(std::ranges::count(piece, std::byte{2}) == 0);
+      CHECK(std::memchr(piece.data(), 2, piece.size()) == nullptr);
       head.op = pool::DataOp::written;
       REQUIRE(::send(socket.get(), &head, sizeof head, 0) == sizeof head);
       ++pieces;
