@@ -215,6 +215,13 @@ Result<void> run(const Options& options, const std::string& socket_path, Readine
   server_options.spill.codec = options.compress == "lz4"    ? SpillCodec::lz4
                                : options.compress == "zstd" ? SpillCodec::zstd
                                                             : SpillCodec::none;
+  std::unique_ptr<TraceLog> trace;
+  if (!options.trace.empty()) {
+    auto opened_trace = TraceLog::open(options.trace);
+    if (!opened_trace) return fail(std::move(opened_trace.error()));
+    trace = std::move(*opened_trace);
+    server_options.rules.trace = trace.get();
+  }
   instance->remove_socket();
   auto listener = wire::listen_at(socket_path);
   if (!listener) return fail(std::move(listener.error()));
@@ -254,6 +261,8 @@ Result<void> run(const Options& options, const std::string& socket_path, Readine
         any = any || SegmentTable::readable(shm::word_of(memory.index().entries[entry]).state());
       ending = any ? Ending::keep : Ending::drop;
     }
+    if (trace != nullptr && !trace->whole())
+      log::warning("trace", {{"reason", "some of it could not be written"}});
     log::info("ended", {{"segments", ending == Ending::drop ? "dropped" : "kept"},
                         {"bytes_kept", ending == Ending::drop ? 0 : left}});
   }

@@ -19,6 +19,7 @@ using shm::State;
 
 constexpr std::uint64_t version_max = std::numeric_limits<std::uint64_t>::max() - 1;
 constexpr auto rescan_interval = std::chrono::milliseconds(100);
+constexpr auto trace_interval = std::chrono::milliseconds(10);
 constexpr auto reserve_pause = std::chrono::seconds(1);
 // Small enough that a demand does not wait long behind a step of the reserve.
 constexpr std::uint64_t reserve_step = 32 * mebibyte;
@@ -541,6 +542,7 @@ Result<void> Rules::seal(EntryNumber entry, std::uint64_t serial, std::uint32_t 
   if (!listed->empty()) holds_.list(entry, std::move(*listed));
   forget_creation(key, version);
   note_resident(entry);
+  trace(entry, TraceOp::create);
   record_event(EventKind::sealed, RemovalCause::none, entry);
   for (const Ticket ticket : waiters_.wake(key, version)) wake(ticket);
   serve_claims();
@@ -681,8 +683,10 @@ Result<std::uint64_t> Rules::remove_before(std::string_view id, std::uint64_t ve
 }
 
 void Rules::remove_entry(EntryNumber entry, RemovalCause cause) {
-  if (SegmentTable::readable(table_.word(entry).state()))
+  if (SegmentTable::readable(table_.word(entry).state())) {
     record_event(EventKind::removed, cause, entry);
+    trace(entry, TraceOp::remove);
+  }
   forget_resident(entry);
   forget_retention(entry);
   forget_restore(entry);
@@ -696,6 +700,7 @@ void Rules::remove_entry(EntryNumber entry, RemovalCause cause) {
 // come, also where this one was.
 std::vector<EntryNumber> Rules::bury(EntryNumber entry, shm::Reason reason, RemovalCause cause) {
   record_event(EventKind::removed, cause, entry);
+  trace(entry, TraceOp::remove);
   forget_resident(entry, reason == shm::Reason::evicted);
   forget_retention(entry);
   std::vector<EntryNumber> members = unlist(entry);
@@ -849,7 +854,7 @@ void Rules::bound_tombstones() {
 bool Rules::make_room(std::uint64_t bytes, const std::function<bool()>& less_will_do,
                       bool may_copy) {
   give_up_empty_slabs();
-  census_.drain_accesses([this](EntryNumber entry) { touched(entry); });
+  drain_accesses();
   EntryNumber refused = no_entry;  // the warmest that cannot go: all colder ones cannot, either
   std::uint64_t refused_serial = 0;
   std::uint64_t freed_in_slabs = 0;
@@ -905,7 +910,8 @@ bool Rules::room_is_coming(const Pending& pending) const {
   }
   // What is copied, and what has just come back, can go soon, unless somebody pins it.
   coming += transfers_.copying_bytes;
-  if (!transfers_.fresh_until.empty()) coming += transfers_.clean_bytes;
+  for (const auto& [entry, until] : transfers_.fresh_until)
+    if (until > now_ && !census_.pinned(entry)) coming += stored_bytes(entry);
   if (pending.segment.take_from != 0) {
     const auto source = table_.find_exact(pending.key, pending.segment.take_from);
     if (source && is_copying(*source)) return true;
@@ -1111,6 +1117,7 @@ void Rules::tick(TimePoint now) {
       let_go_surplus(entry);
     rescan_at_ = now + rescan_interval;
   }
+  if (options_.trace != nullptr) drain_accesses();
   expire_restores();
   serve_restores();
   if (may_leave()) serve_parked();
@@ -1139,6 +1146,7 @@ std::optional<TimePoint> Rules::next_wakeup() const {
   for (const auto at : {expiries_.next(), claim_waiters_.next_deadline(),
                         subscribers_.next_deadline()})
     if (at) also(*at);
+  if (options_.trace != nullptr) also(now_ + trace_interval);
   const bool wants_room = !parked_.empty() || !transfers_.demanded.empty();
   if (wants_room && (may_leave())) also(now_ + rescan_interval);
   for (const auto& [serial, restoring] : transfers_.restores)

@@ -36,6 +36,7 @@
 #include "store/daemon/slabs.h"
 #include "store/daemon/subscribers.h"
 #include "store/daemon/ticket.h"
+#include "store/daemon/trace_log.h"
 #include "store/daemon/transfers.h"
 #include "store/daemon/wait_sets.h"
 #include "store/daemon/waiters.h"
@@ -57,6 +58,7 @@ struct RulesOptions {
   bool spill_when_full = false;       // else only what somebody asks for goes into a tier
   // Above so much in use, cold segments are copied into a tier ahead of need.
   std::uint64_t clean_above_bytes = 0;
+  TraceLog* trace = nullptr;          // outlives the rules
 };
 
 // A create request; its texts are the caller's and copied if it has to wait.
@@ -354,6 +356,13 @@ class Rules {
   void note_resident(EntryNumber entry);
   void forget_resident(EntryNumber entry, bool evicted = false);
   void touched(EntryNumber entry);
+  void drain_accesses() {
+    census_.drain_accesses([this](EntryNumber entry) { touched(entry); });
+  }
+  void trace(EntryNumber entry, TraceOp op) {
+    if (options_.trace != nullptr)
+      options_.trace->note(now_, table_.serial(entry), stored_bytes(entry), op);
+  }
   void note_place(EntryNumber entry);
   void forget_place(EntryNumber entry);
   void put_away(EntryNumber entry);

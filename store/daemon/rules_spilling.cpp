@@ -30,7 +30,7 @@ constexpr std::uint64_t fetching_max = 256 * mebibyte;
 constexpr std::size_t looks_max = 4096;
 // Who waits for a segment gets a chance to pin it before it goes again.
 constexpr auto fresh_for_demand = std::chrono::milliseconds(50);
-constexpr auto fresh_for_prefetch = std::chrono::seconds(2);
+constexpr auto fresh_for_prefetch = std::chrono::milliseconds(250);
 // How long a get that was given no time of its own waits for room.
 constexpr auto room_patience = std::chrono::seconds(2);
 constexpr auto least_pause = std::chrono::milliseconds(100);
@@ -76,6 +76,7 @@ void Rules::forget_resident(EntryNumber entry, bool evicted) {
 
 void Rules::touched(EntryNumber entry) {
   eviction_.touch(entry);
+  if (SegmentTable::readable(table_.word(entry).state())) trace(entry, TraceOp::read);
   transfers_.fresh_until.erase(entry);
 }
 
@@ -177,7 +178,7 @@ void Rules::clean() {
     const std::uint64_t covered = transfers_.clean_bytes + transfers_.copying_bytes;
     if (space_.used() <= options_.clean_above_bytes + covered) return;
     if (!std::exchange(drained, true))
-      census_.drain_accesses([this](EntryNumber entry) { touched(entry); });
+      drain_accesses();
     const EntryNumber coldest = eviction_.coldest(Class::dirty);
     if (coldest == no_entry) return;
     copy(coldest, false, TransferVerb::prefetch, {});
@@ -565,6 +566,7 @@ void Rules::hint(const TransferItem& item, const UseHint& hint) {
   if (!found) return;
   if (hint.priority != 0) eviction_.hint(*found, GreedyDual::Priority{hint.priority});
   if (hint.next_use != 0) eviction_.hint(*found, GreedyDual::NextUse{hint.next_use});
+  if (hint.last_use) trace(*found, TraceOp::last_use);
   if (hint.last_use) eviction_.hint(*found, GreedyDual::LastUse{});
 }
 

@@ -43,5 +43,10 @@ def run_daemon() -> None:
     _become("forebayd")
 
 
+def run_pool() -> None:
+    """Become `forebay-poold`."""
+    _become("forebay-poold")
+
+
 def _become(program: str) -> None:
     os.execv(_HERE / program, [program, *sys.argv[1:]])

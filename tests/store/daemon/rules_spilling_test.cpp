@@ -3,8 +3,11 @@
 #include <doctest/doctest.h>
 
 #include <chrono>
+#include <map>
 #include <string>
+#include <vector>
 
+#include "tests/support/random.h"
 #include "tests/support/rules_store.h"
 
 using namespace forebay;
@@ -530,5 +533,167 @@ TEST_SUITE("rules of spilling") {
     REQUIRE(store.outside.forgotten.size() == 1);
     CHECK(store.outside.forgotten[0] == to);
     CHECK_FALSE(store.rules->moved({made.serial, to, from}));
+  }
+
+  TEST_CASE("whatever the tiers do, nothing is lost that they did not lose, and all adds up") {
+    test::Random random("rules of spilling");
+    for (int round = 0; round < 20; ++round) {
+      TieredStore store(64, 32);
+      struct Known {
+        Answer made;
+        std::uint64_t bytes = 0;
+        int pins = 0;
+        shm::Location location{};  // while it is pinned
+      };
+      std::map<std::string, Known> known;
+      std::vector<Ticket> asked;
+      int next = 0;
+      const auto pick = [&]() -> Known* {
+        if (known.empty()) return nullptr;
+        auto at = known.begin();
+        std::advance(at, static_cast<std::ptrdiff_t>(random.below(static_cast<std::uint32_t>(known.size()))));
+        return &at->second;
+      };
+      const auto name_of = [&](const Known& one) {
+        for (const auto& [id, other] : known)
+          if (&other == &one) return id;
+        return std::string();
+      };
+      const auto drop_lost = [&] {
+        std::erase_if(known, [&](const auto& item) {
+          return store.why_gone(item.first, 1) == shm::Reason::lost;
+        });
+      };
+      const auto settle_some = [&](bool all) {
+        while (!store.outside.copies.empty() && (all || random.below(2) == 0)) {
+          const std::uint64_t how = all ? 9 : random.below(10);
+          if (how < 1) store.fail_copy(Errc::store_full);
+          else if (how < 2) store.fail_copy(Errc::tier_down);
+          else store.finish_copy();
+        }
+        while (!store.outside.fetches.empty() && (all || random.below(2) == 0)) {
+          const std::uint64_t how = all ? 9 : random.below(12);
+          if (how < 1) store.finish_fetch(fail(Errc::tier_down, "as the test says"));
+          else if (how < 2) store.finish_fetch(fail(Errc::lost, "as the test says"));
+          else store.finish_fetch();
+        }
+        drop_lost();
+      };
+      for (int step = 0; step < 300; ++step) {
+        switch (random.below(12)) {
+          case 0:
+          case 1:
+          case 2: {
+            const bool small = random.below(3) == 0;
+            const std::string id = "id/" + std::to_string(next++);
+            const std::uint64_t bytes =
+                small ? 1 + random.below(2000) : pages(1 + random.below(8));
+            const Ticket ticket =
+                store.create({.id = id, .size = bytes, .packed = small});
+            store.do_jobs();
+            for (int turn = 0; turn < 6 && store.heard(ticket) == "nothing"; ++turn) {
+              settle_some(true);
+              store.pass(milliseconds(150));
+              store.do_jobs();
+            }
+            const auto answers = store.outside.to(ticket);
+            REQUIRE(answers.size() == 1);
+            if (answers[0].kind != Answer::Kind::created) break;
+            store.seal(answers[0]);
+            known[id] = {answers[0], bytes, 0, shm::Location()};
+            break;
+          }
+          case 3:
+            if (Known* one = pick(); one != nullptr && store.state(one->made) == shm::State::sealed) {
+              store.pin(one->made);
+              ++one->pins;
+              one->location = store.table->location(one->made.entry);
+            }
+            break;
+          case 4:
+          case 5:
+            if (Known* one = pick(); one != nullptr && one->pins > 0) {
+              store.release(one->made);
+              --one->pins;
+            }
+            break;
+          case 6:
+            if (Known* one = pick(); one != nullptr && one->pins == 0) {
+              const std::string id = name_of(*one);
+              CHECK(outcome(store.rules->remove(id, 0, 0, false)) == "ok");
+              known.erase(id);
+            }
+            break;
+          case 7:
+          case 8:
+            if (Known* one = pick(); one != nullptr)
+              asked.push_back(store.await(name_of(*one), {.exact = 1}, seconds(random.below(3))));
+            break;
+          case 9:
+            if (Known* one = pick(); one != nullptr) {
+              const std::string id = name_of(*one);
+              const auto verb = static_cast<TransferVerb>(1 + random.below(3));
+              asked.push_back(store.transfer(verb, {{id, 1, one->made.serial}}));
+            }
+            break;
+          case 10:
+            settle_some(false);
+            break;
+          default:
+            store.pass(milliseconds(random.below(400)));
+            store.do_jobs();
+            if (random.below(20) == 0) {
+              // What was under way has come to nothing, and nobody is told by the next daemon.
+              std::vector<shm::Range> touched;
+              for (auto& [id, one] : known) one.pins = 0;
+              store.census.process_died(reader);
+              store.outside.copies.clear();
+              store.outside.fetches.clear();
+              asked.clear();
+              REQUIRE(store.restart(std::vector<bool>(16)) == 0);
+            }
+        }
+        REQUIRE(store.adds_up());
+        for (const auto& [id, one] : known) {
+          INFO("round " << round << " step " << step << " " << id);
+          REQUIRE(store.finds(id, 1));
+          if (one.pins > 0) {
+            REQUIRE(store.state(one.made) == shm::State::sealed);
+            REQUIRE(store.table->location(one.made.entry) == one.location);
+          }
+        }
+      }
+      for (auto& [id, one] : known)
+        for (; one.pins > 0; --one.pins) store.release(one.made);
+      for (int turn = 0; turn < 200; ++turn) {
+        settle_some(true);
+        store.pass(milliseconds(150));
+        store.do_jobs();
+      }
+      for (const Ticket ticket : asked) {
+        INFO("round " << round);
+        CHECK(store.outside.to(ticket).size() == 1);
+      }
+      // The sums are those of what there is.
+      std::uint64_t spilled = 0;
+      std::uint64_t clean = 0;
+      for (const auto& [id, one] : known) {
+        if (store.state(one.made) == shm::State::spilled) spilled += one.bytes;
+        else if (store.table->has_place(one.made.entry)) clean += one.bytes;
+      }
+      const Usage usage = store.rules->usage();
+      CHECK(usage.spilled_bytes == spilled);
+      CHECK(usage.clean_bytes == clean);
+      CHECK(usage.copying_bytes == 0);
+      CHECK(usage.fetching_bytes == 0);
+      for (const auto& [id, one] : known)
+        CHECK(outcome(store.rules->remove(id, 0, 0, false)) == "ok");
+      store.pass(seconds(1));
+      store.do_jobs();
+      settle_some(true);
+      CHECK(store.rules->usage().used == store.rules->usage().slabs);
+      CHECK(store.rules->usage().slab_items == 0);
+      CHECK(store.rules->places().empty());
+    }
   }
 }
