@@ -2,7 +2,7 @@
 # The verbs of the README. Everything else is CMake: see CMakePresets.json.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test build deps check-model test-asan test-tsan bench bench-kmeans bench-matmul bench-peers wheel clean
+.PHONY: help demo test build deps check-model test-asan test-tsan bench bench-kmeans bench-matmul bench-spill bench-peers wheel clean
 
 # A newer CMake that scripts/deps put into .venv, where the system's is too old for the presets.
 export PATH := $(PATH):$(CURDIR)/.venv/bin
@@ -17,6 +17,7 @@ help:
 	@echo "make bench                    get and put beside their floors"
 	@echo "make bench-kmeans             k-means of the paper, data shared in seven ways (minutes)"
 	@echo "make bench-matmul             blocked matrix product of the paper, likewise (minutes)"
+	@echo "make bench-spill              spilling to a pool beside a TCP stream, and a product out of memory"
 	@echo "make bench-peers              Forebay beside its peers, which it installs into build/peers"
 	@echo "make check-model              check the pin protocol exhaustively (minutes)"
 	@echo "make test-asan, test-tsan     the tests under one sanitizer"
@@ -70,6 +71,13 @@ bench-kmeans bench-matmul: bench-%: deps
 	$(call configure_and_build,dev,$(BENCH_TARGETS))
 	@PYTHONPATH=$(DEV)/python $(PYTHON) bench/$*/run.py --programs $(DEV)/bin \
 	  $(or $(BENCH),--all --json build/bench/$*.json --plot-folder build/bench)
+
+# BENCH="--transport 'plain tcp'" or other options are handed on to the first; BENCH=--quick to both.
+SPILL_TARGETS = forebayd forebay_poold forebay_tool forebay_python forebay_python_daemon spill_worker
+bench-spill: deps
+	$(call configure_and_build,dev,$(SPILL_TARGETS))
+	@PYTHONPATH=$(DEV)/python $(PYTHON) bench/spill/run.py --programs $(DEV)/bin \
+	  $(or $(BENCH),--json build/bench/spill.json)
 
 # Writes the plots too: bench/peers/latency.png and throughput.png.
 bench-peers: build

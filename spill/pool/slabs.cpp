@@ -34,6 +34,7 @@ Result<Allocation> Slabs::allocate(const StoreUuid& tenant, std::uint64_t bytes)
   } else {
     // Towards the end a slab may be smaller than usual, but not than what is to lie in it.
     const std::uint64_t least = in_pages(bytes);
+    make_room(std::max(least, slab_bytes_));
     const std::uint64_t size = std::max(least, std::min(slab_bytes_, space_.largest()));
     const auto offset = space_.allocate(size);
     if (!offset)
@@ -52,6 +53,7 @@ Result<Allocation> Slabs::allocate(const StoreUuid& tenant, std::uint64_t bytes)
   Slab& slab = slabs_.at(number);
   const auto offset = slab.space.allocate(bytes);
   STORE_CHECK(offset.has_value(), "a slab has the room under which it is listed");
+  empty_.erase(number);
   used_bytes_ += bytes;
   list_again(number, slab);
   return Allocation{.slab = number,
@@ -85,6 +87,7 @@ Result<Allocation> Slabs::adopt(const StoreUuid& tenant, std::uint64_t slab_offs
   }
   Slab& slab = slabs_.at(number);
   if (!slab.space.take(offset, bytes)) return wrong();
+  empty_.erase(number);
   used_bytes_ += bytes;
   list_again(number, slab);
   return Allocation{.slab = number,
@@ -99,7 +102,12 @@ void Slabs::release(std::uint32_t number, std::uint64_t offset, std::uint64_t by
   slab.space.release(offset, bytes);
   used_bytes_ -= bytes;
   list_again(number, slab);
-  if (slab.space.free_bytes() == slab.size) remove(number);
+  if (slab.space.free_bytes() != slab.size) return;
+  // Others would leave gaps where a usual one does not fit.
+  if (slab.size == slab_bytes_)
+    empty_.insert(number);
+  else
+    remove(number);
 }
 
 Result<SlabKey> Slabs::key(std::uint32_t number) {
@@ -146,7 +154,12 @@ void Slabs::list_again(std::uint32_t number, Slab& slab) {
   rooms.emplace(slab.listed, number);
 }
 
+void Slabs::make_room(std::uint64_t bytes) {
+  while (!empty_.empty() && space_.largest() < bytes) remove(*empty_.begin());
+}
+
 void Slabs::remove(std::uint32_t number) {
+  empty_.erase(number);
   const auto found = slabs_.find(number);
   Slab& slab = found->second;
   if (slab.key) server_.withdraw(*slab.key);

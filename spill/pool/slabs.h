@@ -2,9 +2,10 @@
 // Slabs: how the arena is lent to tenants, in slabs of one size or of that of one larger item, and
 // how items lie in them: in whole cache lines, best fit.
 //
-// A slab belongs to one tenant from its first item to its last. It is exposed to the data plane
-// under a key of its own, and withdrawn before its memory goes to anybody else. Owned by the
-// control thread; takes no lock.
+// A slab belongs to one tenant from its first item until its memory is wanted by another after the
+// last: exposing and withdrawing cost a page fault for each of its pages, which a store that spills
+// and restores in turn would pay each time. It is exposed to the data plane under a key of its own,
+// and withdrawn before its memory goes to anybody else. Owned by the control thread; takes no lock.
 #pragma once
 
 #include <cstddef>
@@ -66,6 +67,8 @@ class Slabs {
 
   Result<std::uint32_t> add(const StoreUuid& tenant, std::uint64_t offset, std::uint64_t size);
   void list_again(std::uint32_t number, Slab& slab);
+  // Takes empty slabs away until there is a slab's room of so many bytes, or none is left.
+  void make_room(std::uint64_t bytes);
   void remove(std::uint32_t number);
 
   std::span<std::byte> arena_;
@@ -74,6 +77,7 @@ class Slabs {
   Extents space_;
   std::map<std::uint32_t, Slab> slabs_;  // by their place in the arena
   std::map<StoreUuid, Rooms> rooms_;     // each tenant's slabs by their largest room
+  std::set<std::uint32_t> empty_;        // of the usual size, kept for their tenants
   std::uint64_t used_bytes_ = 0;
 };
 

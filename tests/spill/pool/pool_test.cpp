@@ -100,7 +100,7 @@ struct Rig {
 }  // namespace
 
 TEST_SUITE("pool") {
-  TEST_CASE("what is committed is there, and what is freed gives its slab back") {
+  TEST_CASE("what is committed is there, and what is freed is not") {
     Rig rig;
     const auto session = rig.pool.begin({1});
     const TierPlace place = rig.put(session, 1, 1000).value();
@@ -110,8 +110,31 @@ TEST_SUITE("pool") {
     CHECK(rig.pool.used_bytes() == 1024);
     REQUIRE(rig.pool.free(session, {key_of(1), place}, rig.now).has_value());
     CHECK(rig.pool.used_bytes() == 0);
-    CHECK(rig.server.exposed.empty());
     CHECK_FALSE(rig.holds(session, 1, place));
+  }
+
+  TEST_CASE("an empty slab is kept for its store, until its memory is wanted by another") {
+    Rig rig;
+    const auto session = rig.pool.begin({1});
+    const TierPlace place = rig.put(session, 1, 1000).value();
+    const std::uint64_t key = rig.server.exposed.begin()->first;
+    REQUIRE(rig.pool.free(session, {key_of(1), place}, rig.now).has_value());
+    const TierPlace again = rig.put(session, 2, 1000).value();
+    CHECK(rig.server.exposed.size() == 1);
+    CHECK(rig.server.exposed.contains(key));
+    REQUIRE(rig.pool.free(session, {key_of(2), again}, rig.now).has_value());
+    const auto other = rig.pool.begin({2});
+    SUBCASE("for slabs of the usual size") {
+      for (std::uint64_t number = 1; number <= 16; ++number) {
+        CHECK(rig.server.exposed.contains(key));
+        REQUIRE(rig.put(other, number, mib, {}, 2).has_value());
+      }
+    }
+    SUBCASE("for one that takes the whole pool") {
+      REQUIRE(rig.put(other, 1, 16 * mib, {}, 2).has_value());
+      CHECK(rig.server.exposed.size() == 1);
+    }
+    CHECK_FALSE(rig.server.exposed.contains(key));
   }
 
   TEST_CASE("a full pool says so, and an item larger than a slab has one of its own") {
@@ -281,7 +304,9 @@ TEST_SUITE("pool") {
           rig.pool.free(sessions[one.store], {key_of(one.number, one.store), one.place}, rig.now)
               .has_value());
     CHECK(rig.pool.used_bytes() == 0);
-    CHECK(rig.server.exposed.empty());
+    const std::uint64_t last = ++number;
+    CHECK(rig.put(sessions[1], last, 16 * mib).has_value());
+    CHECK(rig.server.exposed.size() == 1);
   }
 }
 
