@@ -104,7 +104,8 @@ void DaemonProcess::start(Options options) {
 }
 
 void DaemonProcess::start() {
-  std::vector<std::string> arguments{program("forebayd"), "--socket", socket_};
+  std::vector<std::string> arguments = options_.launcher;
+  arguments.insert(arguments.end(), {program("forebayd"), "--socket", socket_});
   if (!options_.capacity.empty())
     arguments.insert(arguments.end(), {"--capacity", options_.capacity});
   // A small reserve, so that a hundred tests do not each take 128 MiB first.

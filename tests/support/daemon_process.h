@@ -22,6 +22,7 @@ class DaemonProcess {
     std::vector<std::string> arguments = {};              // besides --socket and --capacity
     std::map<std::string, std::string> environment = {};  // added to this process's
     bool wait = true;                                     // until it listens
+    std::vector<std::string> launcher = {};  // a program, by its path, that runs the daemon
   };
 
   DaemonProcess();  // with default options
