@@ -307,7 +307,7 @@ int main(int argc, char** argv) {
     const auto slab = arena(arena_bytes);
     auto server = value(spill::make_fabric_server({.provider = provider}));
     Facts facts;
-    facts.key = value(server->expose(slab));
+    facts.key = value(server->expose(slab, spill::SlabAccess::read_write));
     const auto address = server->address();
     facts.address_size = address.size();
     std::memcpy(facts.address, address.data(), address.size());

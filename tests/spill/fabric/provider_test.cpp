@@ -121,7 +121,7 @@ TEST_SUITE("fabric provider") {
     std::uint64_t last = 0;
     double changed = 0;
     for (int i = 0; i < count; ++i) {
-      const auto key = (*server)->expose(slab.bytes(), SlabAccess::read_write);
+      const auto key = (*server)->expose(slab.bytes(), forebay::spill::SlabAccess::read_write);
       REQUIRE(key);
       seen.insert(key->key);
       for (std::size_t bit = 0; bit < 64; ++bit) ones[bit] += (key->key >> bit & 1U) != 0 ? 1 : 0;

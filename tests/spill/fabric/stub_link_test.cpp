@@ -38,7 +38,7 @@ class StubPair {
     auto started = spill::fabric::FabricServer::start(stub.library(), std::move(*offer));
     REQUIRE_MESSAGE(started, started.error().message());
     server = std::move(*started);
-    const auto exposed = server->expose(slab_.bytes(), SlabAccess::read_write);
+    const auto exposed = server->expose(slab_.bytes(), forebay::spill::SlabAccess::read_write);
     REQUIRE_MESSAGE(exposed, exposed.error().message());
     key = *exposed;
     auto made = spill::make_fabric_link(server->transport(), server->address(),
@@ -304,11 +304,11 @@ TEST_SUITE("fabric stub link") {
     StubProvider stub;
     {
       StubPair pair(stub);
-      CHECK(pair.server->expose({}, SlabAccess::read_write).error().is(Errc::bad_argument));
+      CHECK(pair.server->expose({}, forebay::spill::SlabAccess::read_write).error().is(Errc::bad_argument));
       // A file system that is full is an error here, and no signal later.
       void* const nothing = ::mmap(nullptr, mib, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
       const auto read_only =
-          pair.server->expose({static_cast<std::byte*>(nothing), mib}, SlabAccess::read_write);
+          pair.server->expose({static_cast<std::byte*>(nothing), mib}, forebay::spill::SlabAccess::read_write);
       CHECK(!read_only);
       ::munmap(nothing, mib);
     }

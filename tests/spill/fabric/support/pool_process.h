@@ -63,7 +63,7 @@ class PoolProcess {
       moments.wait();
       auto server = spill::make_fabric_server({.service = facts->port, .provider = provider});
       require(server.has_value(), server ? "" : server.error().message());
-      const auto key = (*server)->expose(slab_.bytes(), SlabAccess::read_write);
+      const auto key = (*server)->expose(slab_.bytes(), forebay::spill::SlabAccess::read_write);
       require(key.has_value(), key ? "" : key.error().message());
       const auto address = (*server)->address();
       facts->key = *key;
