@@ -13,6 +13,7 @@
 #include <map>
 #include <thread>
 
+#include "spill/pool/key_file.h"
 #include "spill/pool/socket.h"
 #include "store/shm/failpoint.h"
 #include "tests/spill/support/pool_process.h"
