@@ -2,7 +2,8 @@
 # The verbs of the README. Everything else is CMake: see CMakePresets.json.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test build deps check-model test-asan test-tsan bench bench-kmeans bench-matmul bench-spill bench-peers wheel clean
+.PHONY: help demo test build deps check-model test-asan test-tsan bench bench-kmeans bench-matmul \
+  bench-spill bench-peers torture-spill wheel clean
 
 # A newer CMake that scripts/deps put into .venv, where the system's is too old for the presets.
 export PATH := $(PATH):$(CURDIR)/.venv/bin
@@ -21,6 +22,7 @@ help:
 	@echo "make bench-peers              Forebay beside its peers, which it installs into build/peers"
 	@echo "make check-model              check the pin protocol exhaustively (minutes)"
 	@echo "make test-asan, test-tsan     the tests under one sanitizer"
+	@echo "make torture-spill            kill a pool 1000 times under a daemon that spills (minutes)"
 	@echo "make wheel                    build the wheel and run the demo from an empty environment"
 	@echo "make clean                    remove build/ (not .venv)"
 
@@ -57,6 +59,11 @@ test-asan: deps
 test-tsan: deps
 	$(call configure_and_build,tsan,thread_tests)
 	$(CTEST) --preset tsan -L thread
+
+# Nothing that a pool has acknowledged may be lost. KILLS=100 for fewer.
+torture-spill: deps
+	$(call configure_and_build,dev,forebayd forebay_poold forebay_tool process_tests)
+	FOREBAY_POOL_KILLS=$(or $(KILLS),1000) $(DEV)/bin/process_tests -tc="pools that are killed again*"
 
 check-model: build
 	tests/model/check full

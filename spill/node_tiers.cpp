@@ -6,6 +6,7 @@
 
 #include "spill/backends.h"
 #include "spill/disk/disk_tier.h"
+#include "spill/pool/key_file.h"
 #include "spill/pool/pool_tier.h"
 #include "spill/stack/tier_stack.h"
 
@@ -16,6 +17,12 @@ std::string trimmed(const std::string& text) {
   const auto first = text.find_first_not_of(" \t");
   if (first == std::string::npos) return {};
   return text.substr(first, text.find_last_not_of(" \t") - first + 1);
+}
+
+// With the option of forebayd's that it is about.
+Failure about(const char* option, Error error) {
+  error.detail = std::string(option) + ": " + error.detail;
+  return fail(std::move(error));
 }
 
 }  // namespace
@@ -65,8 +72,12 @@ Result<std::unique_ptr<Spill>> open_node_tiers(const NodeTierOptions& options) {
       backends.push_back(std::move(backend));
   }
   if (backends.empty())
-    return fail(Errc::bad_argument, "there is no transport '" + options.transport +
-                                        "' to a pool; there are: auto, " + names);
+    return fail(Errc::bad_argument, "--pool-transport: there is no transport '" +
+                                        options.transport + "' to a pool; there are: auto, " +
+                                        names);
+  if (!options.pools.empty() && !options.insecure)
+    if (auto key = pool::read_key_file(options.key_file); !key)
+      return about("--pool-key", std::move(key.error()));
   std::vector<PoolTier*> pools;
   for (const NodeTierOptions::Pool& pool : options.pools) {
     PoolTierOptions made;
@@ -77,7 +88,7 @@ Result<std::unique_ptr<Spill>> open_node_tiers(const NodeTierOptions& options) {
     made.backends = backends;
     made.log = options.report;
     auto tier = PoolTier::start(std::move(made));
-    if (!tier) return fail(std::move(tier.error()));
+    if (!tier) return about("--pools", std::move(tier.error()));
     pools.push_back(tier->get());
     tiers.push_back({std::move(*tier), TierKind::pool, pool.weight});
   }
@@ -87,7 +98,7 @@ Result<std::unique_ptr<Spill>> open_node_tiers(const NodeTierOptions& options) {
     disk.capacity_bytes = options.disk_capacity_bytes;
     disk.report = options.report;
     auto opened = DiskTier::open(std::move(disk));
-    if (!opened) return fail(std::move(opened.error()));
+    if (!opened) return about("--spill-dir", std::move(opened.error()));
     tiers.push_back({std::move(*opened), TierKind::disk, 1});
   }
   // Whoever asks first finds them connected, if they are there at all.

@@ -10,6 +10,7 @@
 #include <csignal>
 #include <iostream>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "spill/backends.h"
@@ -64,13 +65,18 @@ class Watchdog {
 
 Result<std::unique_ptr<DataServer>> serve_data(const Options& options, const Log& log) {
   std::string names;
+  std::optional<Error> last;
   for (const Backend& backend : all_backends()) {
     names += (names.empty() ? "" : ", ") + backend.transport;
     if (options.transport != "auto" && options.transport != backend.transport) continue;
     auto server = backend.serve(options.listen.host, options.data_port);
     if (server || options.transport != "auto") return server;
     log.debug("no data plane over " + backend.transport + ": " + server.error().message());
+    last = server.error();
   }
+  if (last)
+    return fail(Errc::bad_argument, "--listen: there is no data plane at '" + options.listen.host +
+                                        "', whichever the transport: " + last->message());
   return fail(Errc::bad_argument,
               "--transport: there is no data plane '" + options.transport + "'; there are: " +
                   names);
@@ -88,7 +94,10 @@ Result<void> run(const Options& options, int stop, const Log& log) {
                 " may read, write and fill this pool; give it a --key");
   } else {
     auto read = read_key_file(options.key_file);
-    if (!read) return fail(read.error());
+    if (!read) {
+      read.error().detail = "--key: " + read.error().detail;
+      return fail(read.error());
+    }
     key = *read;
   }
   const auto begun = Clock::now();

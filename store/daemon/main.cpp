@@ -30,6 +30,7 @@ constexpr std::uint64_t address_share = 16;  // address space of the arena: so m
 constexpr std::uint64_t least_address_bytes = 64 * gibibyte;
 constexpr std::uint64_t most_address_bytes = 16 * tebibyte;
 constexpr int embedded_idle_seconds = 600;
+constexpr std::uint64_t least_disk_bytes = mebibyte;
 
 // Says how starting went to the process that waits for it, when detached.
 class Readiness {
@@ -165,12 +166,20 @@ Result<std::unique_ptr<Spill>> open_tiers(const Options& options, const StoreUui
   tiers.pools = std::move(*pools);
   if (options.replicas > tiers.pools.size() && options.replicas > 1)
     return fail(Errc::bad_argument, "--replicas: two copies need two --pools");
+  if (!tiers.pools.empty() && options.pool_key.empty() && !options.pool_insecure)
+    return fail(Errc::bad_argument, "--pool-key: pools serve whoever has the key of the cluster; "
+                                    "name its file (or give --pool-insecure)");
+  if (!options.pool_key.empty() && options.pool_insecure)
+    return fail(Errc::bad_argument, "--pool-insecure: there is a --pool-key; give one of the two");
   tiers.key_file = options.pool_key;
   tiers.insecure = options.pool_insecure;
   tiers.transport = options.pool_transport;
   tiers.disk_directory = options.spill_dir;
   const auto disk = size_option("--disk-capacity", options.disk_capacity, 0, 64 * gibibyte);
   if (!disk) return fail(disk.error());
+  if (!options.spill_dir.empty() && *disk < least_disk_bytes)
+    return fail(Errc::bad_argument, "--disk-capacity: at least " + format_size(least_disk_bytes) +
+                                        ", not " + options.disk_capacity);
   tiers.disk_capacity_bytes = *disk;
   tiers.report = [](const std::string& sentence) { log::info("tier", {{"said", sentence}}); };
   return spill::open_node_tiers(tiers);

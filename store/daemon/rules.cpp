@@ -405,7 +405,7 @@ Rules::Attempt Rules::attempt(Pending& pending) {
     if (in_slab) slot = slabs_.take(pending.bytes);
     return slot.has_value();
   };
-  if (!growth && !room_is_coming(pending) && make_room(bytes, slot_is_free)) {
+  if (!growth && !memory_is_coming(pending) && make_room(bytes, slot_is_free)) {
     if (slot) {
       finish_create(pending, shm::Location(0, *slot), true);
       return Attempt::done;
@@ -897,10 +897,10 @@ void Rules::give_up_empty_slabs() {
   for (const Extent& extent : slabs_.give_up_empty()) space_.release(extent);
 }
 
-// Whether there will be room once the memory thread is done with what it prepares or gives back: an
-// empty store must not be called full because its memory is being tidied.
-bool Rules::room_is_coming(const Pending& pending) const {
-  std::uint64_t coming = 0;
+// Whether there will be room once the memory thread is done with what it prepares or gives back, and
+// the tiers with what `coming` says: an empty store must not be called full because its memory is
+// being tidied.
+bool Rules::room_is_coming(const Pending& pending, std::uint64_t coming) const {
   const bool wants_entry = !table_.has_room();
   for (const auto& [number, purpose] : jobs_) {
     if (wants_entry && std::holds_alternative<ForIndex>(purpose)) return true;
@@ -908,10 +908,6 @@ bool Rules::room_is_coming(const Pending& pending) const {
     if (const auto* trim = std::get_if<ForTrim>(&purpose))
       for (const Extent& extent : trim->extents) coming += extent.bytes;
   }
-  // What is copied, and what has just come back, can go soon, unless somebody pins it.
-  coming += transfers_.copying_bytes;
-  for (const auto& [entry, until] : transfers_.fresh_until)
-    if (until > now_ && !census_.pinned(entry)) coming += stored_bytes(entry);
   if (pending.segment.take_from != 0) {
     const auto source = table_.find_exact(pending.key, pending.segment.take_from);
     if (source && is_copying(*source)) return true;
@@ -923,6 +919,17 @@ bool Rules::room_is_coming(const Pending& pending) const {
                                   ? Slabs::slab_bytes(pending.bytes)
                                   : shm::page_align(pending.bytes);
   return space_.warm() + space_.ungrown() + coming >= bytes;
+}
+
+// Without a look at the tiers: what may go now goes, and is not waited for.
+bool Rules::memory_is_coming(const Pending& pending) const { return room_is_coming(pending, 0); }
+
+bool Rules::room_is_coming(const Pending& pending) const {
+  // What is copied, and what has just come back, can go soon, unless somebody pins it.
+  std::uint64_t coming = transfers_.copying_bytes;
+  for (const auto& [entry, until] : transfers_.fresh_until)
+    if (until > now_ && !census_.pinned(entry)) coming += stored_bytes(entry);
+  return room_is_coming(pending, coming);
 }
 
 // Whether a slab for items of this size is on its way.

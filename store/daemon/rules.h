@@ -337,6 +337,8 @@ class Rules {
   void release(const Extent& extent);
   bool slab_is_coming(std::uint64_t bytes) const;
   bool room_is_coming(const Pending& pending) const;
+  bool room_is_coming(const Pending& pending, std::uint64_t coming) const;
+  bool memory_is_coming(const Pending& pending) const;
   void serve_parked();
   void keep_memory_ready();
   void bound_tombstones();

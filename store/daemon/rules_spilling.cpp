@@ -539,6 +539,8 @@ void Rules::transfer(Ticket ticket, TransferVerb verb, std::span<const TransferI
                (verb == TransferVerb::publish && published)) {
       settle_batch(ticket, {});
     } else if (verb == TransferVerb::spill && table_.has_place(entry) && !is_copying(entry)) {
+      // Whoever says so means it, also of what has just come back.
+      transfers_.fresh_until.erase(entry);
       evict(entry);
       settle_batch(ticket, {});
     } else if (const auto running = transfers_.copy_of.find(entry);

@@ -314,6 +314,27 @@ TEST_SUITE("spilling") {
     CHECK(Status(client)["spilled"] == 0);
   }
 
+  TEST_CASE("what is spilled by request goes at once, also when it has just come back") {
+    SpillingStore store;
+    Client client = store.connect();
+    put_payload(client, "s", 100'000);
+    for (int round = 0; round < 20; ++round) {
+      must(spill_one(client, "s"));
+      REQUIRE_FALSE(in_memory(client, "s"));
+      REQUIRE(wrong_payload(client, "s", 100'000) == "");
+    }
+    must(spill_one(client, "s"));
+    const SegmentName name{.id = "s"};
+    must(client.prefetch({&name, 1}));
+    REQUIRE(status_becomes(client, "spilled", 0) == 0);
+    must(spill_one(client, "s"));
+    CHECK_FALSE(in_memory(client, "s"));
+    // What somebody pins stays.
+    const View view = must(client.get("s"));
+    must(spill_one(client, "s"));
+    CHECK(in_memory(client, "s"));
+  }
+
   TEST_CASE("hints say what goes first and what stays") {
     SpillingStore store({.arguments = {"--clean-above", "100%"}});
     Client client = store.connect();

@@ -194,7 +194,7 @@ TEST_SUITE("fabric link") {
       const auto link = pool.link();
       const std::vector<std::byte> source(16 * mib, std::byte{0x33});
       REQUIRE(start_write(*link, pool.key(), 0, {std::span(source).first(kib)}).wait());
-      pool.process().signal(SIGSTOP);
+      stand_still(pool.process());
       std::vector<std::byte> destination(16 * mib, std::byte{0x44});
       std::vector<Answered> open;
       for (int i = 0; i < 4; ++i) open.push_back(start_write(*link, pool.key(), 0, {source}));
@@ -239,7 +239,7 @@ TEST_SUITE("fabric link") {
       std::vector<std::byte> source(16 * mib, std::byte{0x33});
       REQUIRE(start_write(*link, pool.key(), 0, {std::span(source).first(kib)}).wait());
       std::fill(pool.slab().begin(), pool.slab().end(), std::byte{0x55});
-      pool.process().signal(SIGSTOP);
+      stand_still(pool.process());
       std::vector<std::byte> destination(8 * mib, std::byte{0x44});
       const auto start = TierClock::now();
       const auto deadline = start + 500ms;
@@ -288,7 +288,7 @@ TEST_SUITE("fabric link") {
       const std::vector<std::byte> source(8 * mib, std::byte{0x33});
       std::vector<std::byte> destination(8 * mib);
       REQUIRE(start_write(*link, pool.key(), 0, {std::span(source).first(kib)}).wait());
-      pool.process().signal(SIGSTOP);
+      stand_still(pool.process());
       std::vector<Answered> open;
       for (int i = 0; i < 8; ++i) {
         open.push_back(start_write(*link, pool.key(), 0, {source}));
@@ -432,7 +432,7 @@ TEST_SUITE("fabric link") {
       const auto link = pool.link();
       const std::vector<std::byte> source(16 * mib, std::byte{0x33});
       REQUIRE(start_write(*link, pool.key(), 0, {std::span(source).first(kib)}).wait());
-      pool.process().signal(SIGSTOP);
+      stand_still(pool.process());
       const Answered before = start_write(*link, pool.key(), 0, {source});
       const Answered behind = start_write(*link, pool.key(), 0, {source}, in(100ms));
       const Answered past = start_write(*link, pool.key(), 0, {source}, in(-1ms));

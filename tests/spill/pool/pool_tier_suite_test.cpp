@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every tier must do, by a pool in a process of its own, over plain TCP. The suite's stores
+// What every tier must do, by a pool in a process of its own. The suite's stores
 // are tenants of their own here, each with its own session.
 #include "tests/spill/support/pool_process.h"
 #include "tests/spill/support/tier_suite.h"
@@ -38,11 +38,12 @@ class SeveralStores final : public Tier {
   std::vector<std::unique_ptr<Tier>> tiers_;
 };
 
-class PoolFixture {
+class PoolOver {
  public:
-  explicit PoolFixture(std::uint64_t capacity_bytes)
+  PoolOver(std::uint64_t capacity_bytes, const std::string& transport)
       : pool_({.capacity = std::to_string(capacity_bytes),
-               .arguments = {"--slab", "16MiB", "--log-level", "warning"}}) {}
+               .arguments = {"--slab", "16MiB", "--log-level", "warning", "--transport",
+                             transport}}) {}
   std::unique_ptr<Tier> open() { return std::make_unique<SeveralStores>(pool_); }
   static constexpr bool keeps_items = true;
   void lose_items() {
@@ -55,12 +56,25 @@ class PoolFixture {
   PoolProcess pool_;
 };
 
+struct PlainPool : PoolOver {
+  explicit PlainPool(std::uint64_t capacity_bytes) : PoolOver(capacity_bytes, "plain tcp") {}
+};
+// By the best of libfabric's providers that works here.
+struct FabricPool : PoolOver {
+  explicit FabricPool(std::uint64_t capacity_bytes) : PoolOver(capacity_bytes, "auto") {}
+};
+
 }  // namespace
 
 TEST_SUITE("pool tier") {
-  TEST_CASE("a pool: bytes") { tier_suite::bytes<PoolFixture>(); }
-  TEST_CASE("a pool: names") { tier_suite::names<PoolFixture>(); }
-  TEST_CASE("a pool: refusals") { tier_suite::refusals<PoolFixture>(); }
-  TEST_CASE("a pool: crowds") { tier_suite::crowds<PoolFixture>(); }
-  TEST_CASE("a pool: restarts") { tier_suite::restarts<PoolFixture>(); }
+  TEST_CASE("a pool over plain TCP: bytes") { tier_suite::bytes<PlainPool>(); }
+  TEST_CASE("a pool over plain TCP: names") { tier_suite::names<PlainPool>(); }
+  TEST_CASE("a pool over plain TCP: refusals") { tier_suite::refusals<PlainPool>(); }
+  TEST_CASE("a pool over plain TCP: crowds") { tier_suite::crowds<PlainPool>(); }
+  TEST_CASE("a pool over plain TCP: restarts") { tier_suite::restarts<PlainPool>(); }
+  TEST_CASE("a pool over libfabric: bytes") { tier_suite::bytes<FabricPool>(); }
+  TEST_CASE("a pool over libfabric: names") { tier_suite::names<FabricPool>(); }
+  TEST_CASE("a pool over libfabric: refusals") { tier_suite::refusals<FabricPool>(); }
+  TEST_CASE("a pool over libfabric: crowds") { tier_suite::crowds<FabricPool>(); }
+  TEST_CASE("a pool over libfabric: restarts") { tier_suite::restarts<FabricPool>(); }
 }

@@ -2,9 +2,11 @@
 // A real forebay-poold in a process of its own, and tiers that are connected to it.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <stdexcept>
 
+#include "spill/backends.h"
 #include "spill/pool/pool_tier.h"
 #include "tests/support/pool_process.h"
 
@@ -12,7 +14,9 @@ namespace forebay::test {
 
 class PoolProcess : public PoolServerProcess {
  public:
-  using PoolServerProcess::PoolServerProcess;
+  PoolProcess() : PoolProcess(Options()) {}
+  // Over plain TCP, unless the arguments say another transport.
+  explicit PoolProcess(Options options) : PoolServerProcess(with_transport(std::move(options))) {}
 
   spill::PoolTierOptions tier_options(std::uint8_t store = 1) const {
     spill::PoolTierOptions options;
@@ -22,6 +26,7 @@ class PoolProcess : public PoolServerProcess {
     else
       options.insecure = true;
     options.store = {store, 0xfe, 0xb1};
+    options.backends = spill::all_backends();
     return options;
   }
   std::unique_ptr<spill::PoolTier> tier(std::uint8_t store = 1) const {
@@ -30,6 +35,14 @@ class PoolProcess : public PoolServerProcess {
     if (auto up = (*tier)->wait_until_up(TierClock::now() + patience); !up)
       throw std::runtime_error(up.error().message() + "\n" + log());
     return std::move(*tier);
+  }
+
+ private:
+  static Options with_transport(Options options) {
+    auto& arguments = options.arguments;
+    if (std::find(arguments.begin(), arguments.end(), "--transport") == arguments.end())
+      arguments.insert(arguments.end(), {"--transport", "plain tcp"});
+    return options;
   }
 };
 
