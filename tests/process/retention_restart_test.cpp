@@ -94,9 +94,9 @@ bool goes(const Client& client, const std::string& id, std::uint64_t version = 0
 }
 
 // Puts twice as much as a store of 16 MiB holds, so that all goes that can be dropped for it.
-void want_room(Client& client) {
-  const auto bytes = payload(10'000, "flood", 1);
-  for (std::size_t i = 0; i < 32 * mebibyte / 10'000; ++i)
+void want_room(Client& client, std::size_t size = 10'000) {
+  const auto bytes = payload(size, "flood", 1);
+  for (std::size_t i = 0; i < 32 * mebibyte / size; ++i)
     must(client.put("flood/" + std::to_string(i), bytes, {.evictable = true}));
   must(client.remove_prefix("flood/"));
 }
@@ -366,7 +366,8 @@ TEST_SUITE("hold over a restart") {
         }
         CHECK(goes(client, "kept", 1));
         CHECK(goes(client, "aged"));
-        want_room(client);
+        // What is small is worth more for each byte: only what is no larger pushes it out soon.
+        want_room(client, size);
         CHECK(look(client, "room", 1, size) == "evicted");
         CHECK(versions(client, "kept") == Versions{4});
         CHECK(adds_up(client) == "");

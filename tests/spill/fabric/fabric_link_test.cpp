@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "tests/spill/fabric/support/answers.h"
-#include "tests/spill/fabric/support/pool_process.h"
+#include "tests/spill/fabric/support/server_process.h"
 #include "tests/support/payload.h"
 #include "tests/support/random.h"
 
@@ -49,7 +49,7 @@ TEST_SUITE("fabric link") {
   TEST_CASE("what is written is in the pool's memory when it is done, and is read back") {
     for (const std::string& provider : providers_here()) {
       CAPTURE(provider);
-      PoolProcess pool(provider, 40 * mib);
+      FabricServerProcess pool(provider, 40 * mib);
       const auto link = pool.link();
       std::uint64_t version = 0;
       for (const std::size_t size : {1UL, 7UL, 64UL, 65UL, 128UL, 4 * kib, 4 * kib + 1, 64 * kib,
@@ -72,7 +72,7 @@ TEST_SUITE("fabric link") {
   TEST_CASE("parts arrive one behind the other, however many and however small") {
     for (const std::string& provider : providers_here()) {
       CAPTURE(provider);
-      PoolProcess pool(provider, 8 * mib);
+      FabricServerProcess pool(provider, 8 * mib);
       const auto link = pool.link();
       Random random("parts");
       for (const unsigned count : {2U, 4U, 5U, 17U, 100U}) {
@@ -100,7 +100,7 @@ TEST_SUITE("fabric link") {
       CAPTURE(provider);
       constexpr unsigned threads = 4;
       constexpr std::size_t share = 4 * mib;
-      PoolProcess pool(provider, threads * share);
+      FabricServerProcess pool(provider, threads * share);
       const std::array links{pool.link(), pool.link(256 * kib)};
       const std::uint64_t seed = Random("threads").seed();
       std::atomic<int> wrong{0};
@@ -127,7 +127,7 @@ TEST_SUITE("fabric link") {
   TEST_CASE("a wrong key, or an offset outside, moves no byte and ends the link") {
     for (const std::string& provider : providers_here()) {
       CAPTURE(provider);
-      PoolProcess pool(provider, mib);
+      FabricServerProcess pool(provider, mib);
       const auto bytes = payload(64 * kib, "wrong", 1);
       std::vector<std::byte> destination(64 * kib, std::byte{0x77});
       struct Attempt {
@@ -170,7 +170,7 @@ TEST_SUITE("fabric link") {
   TEST_CASE("a slab that is withdrawn is reached no more, also by what was under way") {
     for (const std::string& provider : providers_here()) {
       CAPTURE(provider);
-      PoolProcess pool(provider, 64 * mib);
+      FabricServerProcess pool(provider, 64 * mib);
       const auto link = pool.link();
       const std::vector<std::byte> bytes(64 * mib, std::byte{0x11});
       const Answered first = start_write(*link, pool.key(), 0, {std::span(bytes).first(4 * kib)});
@@ -190,7 +190,7 @@ TEST_SUITE("fabric link") {
   TEST_CASE("when the pool is killed, everything in flight is answered at once") {
     for (const std::string& provider : providers_here()) {
       CAPTURE(provider);
-      PoolProcess pool(provider, 64 * mib);
+      FabricServerProcess pool(provider, 64 * mib);
       const auto link = pool.link();
       const std::vector<std::byte> source(16 * mib, std::byte{0x33});
       REQUIRE(start_write(*link, pool.key(), 0, {std::span(source).first(kib)}).wait());
@@ -215,7 +215,7 @@ TEST_SUITE("fabric link") {
   TEST_CASE("a pool that died while nothing went on costs one operation its deadline at most") {
     for (const std::string& provider : providers_here()) {
       CAPTURE(provider);
-      PoolProcess pool(provider, mib);
+      FabricServerProcess pool(provider, mib);
       const auto link = pool.link();
       const std::vector<std::byte> source(4 * kib, std::byte{0x33});
       REQUIRE(start_write(*link, pool.key(), 0, {source}).wait());
@@ -234,7 +234,7 @@ TEST_SUITE("fabric link") {
   TEST_CASE("a pool that stands still: answers at the deadline, and nothing arrives later") {
     for (const std::string& provider : providers_here()) {
       CAPTURE(provider);
-      PoolProcess pool(provider, 64 * mib);
+      FabricServerProcess pool(provider, 64 * mib);
       const auto link = pool.link();
       std::vector<std::byte> source(16 * mib, std::byte{0x33});
       REQUIRE(start_write(*link, pool.key(), 0, {std::span(source).first(kib)}).wait());
@@ -283,7 +283,7 @@ TEST_SUITE("fabric link") {
   TEST_CASE("closing, and going, waits for no pool and answers everything") {
     for (const std::string& provider : providers_here()) {
       CAPTURE(provider);
-      PoolProcess pool(provider, 32 * mib);
+      FabricServerProcess pool(provider, 32 * mib);
       auto link = pool.link();
       const std::vector<std::byte> source(8 * mib, std::byte{0x33});
       std::vector<std::byte> destination(8 * mib);
@@ -319,7 +319,7 @@ TEST_SUITE("fabric link") {
   TEST_CASE("a callback may submit, close the link and let it go") {
     for (const std::string& provider : providers_here()) {
       CAPTURE(provider);
-      PoolProcess pool(provider, mib);
+      FabricServerProcess pool(provider, mib);
       const auto bytes = payload(4 * kib, "callback", 1);
       auto link = pool.link();
       Answered second;
@@ -347,8 +347,8 @@ TEST_SUITE("fabric link") {
   TEST_CASE("a pool that came back at the same address knows the old keys no more") {
     for (const std::string& provider : providers_here()) {
       CAPTURE(provider);
-      auto pool = std::make_unique<PoolProcess>(provider, mib);
-      auto successor = std::make_unique<PoolProcess>(provider, mib, PoolProcess::Starts::later);
+      auto pool = std::make_unique<FabricServerProcess>(provider, mib);
+      auto successor = std::make_unique<FabricServerProcess>(provider, mib, FabricServerProcess::Starts::later);
       const std::string port = pool->port();
       const SlabKey stale = pool->key();
       const auto bytes = payload(64 * kib, "stale", 1);
@@ -373,7 +373,7 @@ TEST_SUITE("fabric link") {
       CAPTURE(provider);
       Random random("random load");
       constexpr std::size_t size = 32 * mib;
-      PoolProcess pool(provider, size);
+      FabricServerProcess pool(provider, size);
       auto link = pool.link();
       std::vector<std::vector<std::byte>> buffers(16, std::vector<std::byte>(2 * mib));
       std::vector<Answered> answers;
@@ -410,7 +410,7 @@ TEST_SUITE("fabric link") {
   TEST_CASE("an idle link takes no processor time, whether its pool lives or not") {
     for (const std::string& provider : providers_here()) {
       CAPTURE(provider);
-      PoolProcess pool(provider, mib);
+      FabricServerProcess pool(provider, mib);
       const auto link = pool.link();
       const auto bytes = payload(4 * kib, "idle", 1);
       REQUIRE(start_write(*link, pool.key(), 0, {bytes}).wait());
@@ -428,7 +428,7 @@ TEST_SUITE("fabric link") {
   TEST_CASE("an operation behind others whose deadline comes first is answered alone") {
     for (const std::string& provider : providers_here()) {
       CAPTURE(provider);
-      PoolProcess pool(provider, 32 * mib);
+      FabricServerProcess pool(provider, 32 * mib);
       const auto link = pool.link();
       const std::vector<std::byte> source(16 * mib, std::byte{0x33});
       REQUIRE(start_write(*link, pool.key(), 0, {std::span(source).first(kib)}).wait());

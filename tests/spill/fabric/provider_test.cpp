@@ -14,7 +14,7 @@
 #include "spill/fabric/factory.h"
 #include "spill/fabric/self_test.h"
 #include "tests/spill/fabric/support/answers.h"
-#include "tests/spill/fabric/support/pool_process.h"
+#include "tests/spill/fabric/support/server_process.h"
 #include "tests/spill/fabric/support/stub_provider.h"
 
 // Asked by LeakSanitizer, where there is one: libfabric 1.17 keeps a few hundred bytes of each

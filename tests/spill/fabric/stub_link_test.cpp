@@ -11,7 +11,7 @@
 #include "spill/fabric/fabric_server.h"
 #include "spill/fabric/factory.h"
 #include "tests/spill/fabric/support/answers.h"
-#include "tests/spill/fabric/support/pool_process.h"
+#include "tests/spill/fabric/support/server_process.h"
 #include "tests/spill/fabric/support/stub_provider.h"
 #include "tests/support/payload.h"
 #include "tests/support/random.h"
@@ -226,6 +226,9 @@ TEST_SUITE("fabric stub link") {
             CHECK(wrong_bytes(back[i], sources[i].size(), "wave", wave, i) == "");
             CHECK(answers[i].times() == 1);
           }
+          // What is freed may lose its pages: nothing of it may stay registered.
+          for (const auto& source : sources) pair.link->memory_leaves(source);
+          for (const auto& bytes : back) pair.link->memory_leaves(bytes);
         }
       }
       require_no_fault(stub);
@@ -304,11 +307,12 @@ TEST_SUITE("fabric stub link") {
     StubProvider stub;
     {
       StubPair pair(stub);
-      CHECK(pair.server->expose({}, forebay::spill::SlabAccess::read_write).error().is(Errc::bad_argument));
+      using forebay::spill::SlabAccess;
+      CHECK(pair.server->expose({}, SlabAccess::read_write).error().is(Errc::bad_argument));
       // A file system that is full is an error here, and no signal later.
       void* const nothing = ::mmap(nullptr, mib, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
       const auto read_only =
-          pair.server->expose({static_cast<std::byte*>(nothing), mib}, forebay::spill::SlabAccess::read_write);
+          pair.server->expose({static_cast<std::byte*>(nothing), mib}, SlabAccess::read_write);
       CHECK(!read_only);
       ::munmap(nothing, mib);
     }

@@ -62,6 +62,8 @@ struct PlainPool : PoolOver {
 // By the best of libfabric's providers that works here.
 struct FabricPool : PoolOver {
   explicit FabricPool(std::uint64_t capacity_bytes) : PoolOver(capacity_bytes, "auto") {}
+  // Nothing but the end of the endpoint makes sure that its bytes do not come later.
+  static constexpr bool late_takes_others_along = true;
 };
 
 }  // namespace

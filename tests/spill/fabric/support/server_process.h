@@ -5,12 +5,16 @@
 
 #include <sys/mman.h>
 
+#include <chrono>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <new>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "spill/fabric/factory.h"
@@ -47,15 +51,15 @@ inline std::vector<std::string> providers_here() {
   return {native ? "tcp" : "net", "tcp;ofi_rxm"};
 }
 
-class PoolProcess {
+class FabricServerProcess {
  public:
   // Threads of the test's, links included, are to start later: the process is forked.
-  PoolProcess(const std::string& provider, std::size_t slab_bytes)
-      : PoolProcess(provider, slab_bytes, Starts::later) {
+  FabricServerProcess(const std::string& provider, std::size_t slab_bytes)
+      : FabricServerProcess(provider, slab_bytes, Starts::later) {
     start();
   }
   enum class Starts { later };
-  PoolProcess(const std::string& provider, std::size_t slab_bytes, Starts)
+  FabricServerProcess(const std::string& provider, std::size_t slab_bytes, Starts)
       : slab_(slab_bytes), facts_(sizeof(Facts)) {
     auto* const facts = new (facts_.bytes().data()) Facts;
     facts_of_child_ = facts;
@@ -120,5 +124,23 @@ class PoolProcess {
   Facts* facts_of_child_ = nullptr;
   std::unique_ptr<ChildProcess> child_;
 };
+
+// Stops it, and returns when every thread of it has stopped: until then it may still answer.
+inline void stand_still(ChildProcess& process) {
+  process.signal(SIGSTOP);
+  const std::filesystem::path tasks = "/proc/" + std::to_string(process.pid()) + "/task";
+  const auto all_stopped = [&] {
+    for (const auto& task : std::filesystem::directory_iterator(tasks)) {
+      std::ifstream file(task.path() / "stat");
+      std::string stat;
+      std::getline(file, stat);
+      const std::size_t name_ends = stat.rfind(") ");
+      if (name_ends == std::string::npos || stat.substr(name_ends + 2, 1) != "T") return false;
+    }
+    return true;
+  };
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (!all_stopped() && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+}
 
 }  // namespace forebay::test
