@@ -79,12 +79,15 @@ bench-kmeans bench-matmul: bench-%: deps
 	@PYTHONPATH=$(DEV)/python $(PYTHON) bench/$*/run.py --programs $(DEV)/bin \
 	  $(or $(BENCH),--all --json build/bench/$*.json --plot-folder build/bench)
 
-# BENCH="--transport 'plain tcp'" or other options are handed on to the first; BENCH=--quick to both.
+# BENCH="--transport 'plain tcp'" or other options go to the first alone, BENCH=--quick to both.
 SPILL_TARGETS = forebayd forebay_poold forebay_tool forebay_python forebay_python_daemon spill_worker
 bench-spill: deps
 	$(call configure_and_build,dev,$(SPILL_TARGETS))
 	@PYTHONPATH=$(DEV)/python $(PYTHON) bench/spill/run.py --programs $(DEV)/bin \
 	  $(or $(BENCH),--json build/bench/spill.json)
+	@PYTHONPATH=$(DEV)/python $(PYTHON) bench/matmul/out_of_core.py --programs $(DEV)/bin \
+	  $(filter --quick,$(BENCH)) --json build/bench/matmul-out-of-core.json \
+	  --plot build/bench/matmul-out-of-core.png
 
 # Writes the plots too: bench/peers/latency.png and throughput.png.
 bench-peers: build

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What spilling costs, against a plain TCP stream between two processes, in a daemon and a pool that
-// run already. Each figure and its floor are measured in turn, round by round; prints one JSON object
-// a row, with all samples. bench/spill/run.py starts it.
+// What spilling costs, against a plain TCP stream between two processes, in a daemon and a pool
+// that run already. Each figure and its floor are measured in turn, round by round; prints one JSON
+// object a row, with all samples. bench/spill/run.py starts it.
 //
 //   spill_worker SOCKET POOL KEY_FILE TRANSPORT DAEMON_PID POOL_PID ROUNDS MEBIBYTES
 #include <arpa/inet.h>
@@ -81,8 +81,8 @@ bool receive_all(int socket, std::span<std::byte> bytes) {
 }
 
 std::span<std::byte> faulted(std::size_t size) {
-  void* const start =
-      ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+  void* const start = ::mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                             MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
   must(start != MAP_FAILED, "mmap");
   std::memset(start, 0x5a, size);
   return {static_cast<std::byte*>(start), size};
@@ -205,7 +205,7 @@ struct Row {
     ours.push_back(ours_now);
     floor.push_back(floor_now);
   }
-  // Of the medians' kind: the first round warms up, and is not said.
+  // The first round warms up, and is not said.
   void print() const {
     const auto list = [](const std::vector<double>& samples) {
       std::string text;
@@ -478,7 +478,7 @@ class Bench {
     return 0;
   }
 
-  // Runs `body` while the load is being spilled; it is told whether that goes on. GB/s of the spill.
+  // Runs `body`, which is told whether that goes on, while the load is spilled. GB/s of the spill.
   template <class Body>
   double spilling(Segments& load, Body&& body) {
     load.put();
