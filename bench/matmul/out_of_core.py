@@ -258,7 +258,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=1024, help="of a block")
     # What was prefetched is not let go at once again: this, and the blocks of the product at hand,
     # must be well below the capacity.
-    parser.add_argument("--ahead", type=int, default=0,
+    parser.add_argument("--ahead", type=int, default=3,
                         help="so many products ahead their blocks are fetched; 0: not at all")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--transport", default="auto", help='for example "plain tcp"')
