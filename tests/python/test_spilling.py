@@ -316,3 +316,22 @@ def test_compressed_segments_take_less_room(tmp_path, codec):
         np.testing.assert_array_equal(store.get("a", range=slice(5, 10)), made[5:10])
         np.testing.assert_array_equal(store.get("a"), made)
     daemon.end()
+
+
+def test_a_trace_says_what_was_made_read_and_removed(tmp_path):
+    trace = tmp_path / "trace.csv"
+    daemon = conftest.Daemon(tmp_path, "32MiB", ("--trace", str(trace)))
+    with daemon.connect() as store:
+        ref = store.put("a", np.arange(1000))
+        store.get("a")
+        store.hint(ref, last_use=True)
+        time.sleep(0.2)  # the daemon looks for reads each 10 ms
+        store.remove("a")
+    daemon.end()
+    lines = [line.split(",") for line in trace.read_text().splitlines()]
+    assert lines[0] == ["time_ns", "id", "size", "op"]
+    mine = [line for line in lines if line[1] == str(ref.serial)]
+    assert sorted(line[3] for line in mine) == ["create", "delete", "last_use", "read"]
+    assert {int(line[2]) for line in mine} == {8000}
+    assert mine[0][3] == "create"
+    assert mine[-1][3] == "delete"
