@@ -26,6 +26,11 @@ constexpr std::size_t small_bytes = std::size_t{64} << 10U;
 constexpr std::size_t most_vectors = 16;
 // Between two tries of a post that the provider did not take, when it does not say that it would.
 constexpr milliseconds pause_between_posts{1};
+// Of a sleep at the queue. fi_cq_signal is lost when it comes just before fi_cq_sread begins to wait,
+// which empties what the signal was written into. So each sleep is short while there was something to
+// do, and twice as long as the one before while there is nothing: a signal lost costs no more than that.
+constexpr milliseconds shortest_nap{1};
+constexpr milliseconds longest_nap{128};
 
 }  // namespace
 
@@ -120,7 +125,7 @@ void LinkThread::end() {
 void LinkThread::leaves(std::span<const std::byte> bytes) { memory_->leaves(bytes); }
 
 void LinkThread::run() {
-  last_active_ = TierClock::now();
+  note_activity();
   while (!do_as_asked()) {
     bool busy = take_submissions();
     if (endpoint_ != nullptr) busy |= post();
@@ -128,10 +133,15 @@ void LinkThread::run() {
     expire();
     call_back();
     if (busy)
-      last_active_ = TierClock::now();
+      note_activity();
     else if (!spins())
       sleep();
   }
+}
+
+void LinkThread::note_activity() {
+  last_active_ = TierClock::now();
+  nap_ = shortest_nap;
 }
 
 bool LinkThread::do_as_asked() {
@@ -428,13 +438,15 @@ void LinkThread::sleep() {
 
 void LinkThread::sleep_at_queue(int timeout_ms) {
   std::array<fi_cq_data_entry, 32> entries;
+  const int nap_ms = static_cast<int>(std::exchange(nap_, std::min(nap_ * 2, longest_nap)).count());
+  if (timeout_ms < 0 || timeout_ms > nap_ms) timeout_ms = nap_ms;
   const ssize_t count =
       fi_cq_sread(endpoint_->cq(), entries.data(), entries.size(), nullptr, timeout_ms);
   {
     const std::lock_guard lock(mutex_);
     asleep_ = Asleep::no;
   }
-  if (handle(entries, count)) last_active_ = TierClock::now();
+  if (handle(entries, count)) note_activity();
 }
 
 void LinkThread::sleep_at_descriptors(int timeout_ms) {

@@ -93,6 +93,7 @@ class LinkThread : public std::enable_shared_from_this<LinkThread> {
   void call_back();
   void close_here();
   bool on_own_thread() const { return std::this_thread::get_id() == thread_.get_id(); }
+  void note_activity();
   void sleep();
   void sleep_at_queue(int timeout_ms);
   void sleep_at_descriptors(int timeout_ms);
@@ -116,6 +117,7 @@ class LinkThread : public std::enable_shared_from_this<LinkThread> {
   TierDeadline next_deadline_ = TierDeadline::max();  // not after the first deadline
   bool again_ = false;                        // the provider would not take the last post
   TierDeadline last_active_;
+  std::chrono::milliseconds nap_{1};          // the longest that the next sleep at the queue may be
   std::string why_closed_;
   struct Answer {
     DataLink::Done done;

@@ -231,6 +231,27 @@ TEST_SUITE("fabric link") {
     }
   }
 
+  TEST_CASE("an operation that comes as the link goes to sleep is not left lying") {
+    Random random("going to sleep");
+    for (const std::string& provider : providers_here()) {
+      CAPTURE(provider);
+      FabricServerProcess pool(provider, mib);
+      const auto link = pool.link();
+      std::vector<std::byte> into(kib);
+      auto slowest = TierClock::duration::zero();
+      for (int i = 0; i < 8000; ++i) {
+        const auto start = TierClock::now();
+        REQUIRE(start_read(*link, pool.key(), 0, into, start + 5s).wait());
+        slowest = std::max(slowest, TierClock::now() - start);
+        // Around the moment at which the link has looked for more long enough.
+        const auto next = TierClock::now() + std::chrono::microseconds(random.below(60));
+        while (TierClock::now() < next) {
+        }
+      }
+      CHECK(slowest < 1s);
+    }
+  }
+
   TEST_CASE("a pool that stands still: answers at the deadline, and nothing arrives later") {
     for (const std::string& provider : providers_here()) {
       CAPTURE(provider);
