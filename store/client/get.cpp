@@ -369,7 +369,7 @@ Result<bool> Core::contains(std::string_view id, std::uint64_t version) {
 
 namespace {
 
-// One entry as a listing shows it; nothing if it is not sealed, or changes meanwhile.
+// One entry as a listing shows it; nothing if it is not sealed, or becomes another one meanwhile.
 std::optional<SegmentInfo> info_of(const Attachment& attachment, EntryNumber number) {
   constexpr auto acquire = std::memory_order_acquire;
   const shm::Entry& entry = attachment.entry(number);
@@ -400,7 +400,8 @@ std::optional<SegmentInfo> info_of(const Attachment& attachment, EntryNumber num
                                   std::span(description).first(bytes)))
       info.type = std::move(*type);
   }
-  if (!shm::word_of(entry).frames_same_segment(before)) return std::nullopt;
+  // Whatever its state is by now, it is the same segment: none of this changes in one life.
+  if (!shm::word_of(entry).same_life(before)) return std::nullopt;
   return info;
 }
 

@@ -63,6 +63,8 @@ class Word {
   constexpr bool frames_same_segment(Word other) const {
     return ((bits_ ^ other.bits_) & ~(std::uint64_t{0xff} << flag_shift)) == 0;
   }
+  // The same segment, in whatever state.
+  constexpr bool same_life(Word other) const { return generation() == other.generation(); }
   constexpr bool operator==(const Word&) const = default;
 
  private:

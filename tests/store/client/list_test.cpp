@@ -173,6 +173,25 @@ TEST_SUITE("list") {
     daemon.resume();
   }
 
+  TEST_CASE("what stays because it is pinned is listed while the daemon looks for its pins") {
+    DaemonProcess daemon;
+    Client client = daemon.connect();
+    must(client.put("a", payload(20, "a", 1), {.keep = 1}));
+    const View pinned = must(client.get("a"));
+    must(client.put("a", payload(20, "a", 2), {.keep = 1}));
+    // Each of its releases makes the daemon look whether that was the last.
+    ChildProcess reader([&](Moments& moments) {
+      const Client own = daemon.connect();
+      moments.reached();
+      while (true) (void)own.get("a", {.version = 1});
+    });
+    reader.await();
+    std::size_t missed = 0;
+    for (int i = 0; i < 500'000; ++i)
+      missed += must(client.list("a")).segments.size() != 2;
+    CHECK(missed == 0);
+  }
+
   TEST_CASE("what is there all the time is listed exactly once, whatever comes and goes meanwhile") {
     DaemonProcess daemon;
     // The noise lies between, before and behind the ids that stay.

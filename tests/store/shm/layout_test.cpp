@@ -116,6 +116,8 @@ TEST_SUITE("layout") {
     CHECK(word.frames_same_segment(word.with_wanted(false)));
     CHECK_FALSE(word.frames_same_segment(word.with(State::evicting)));
     CHECK_FALSE(word.frames_same_segment(word.reborn().with(State::sealed)));
+    CHECK(word.same_life(word.with(State::evicting)));
+    CHECK_FALSE(word.same_life(word.reborn().with(State::sealed)));
   }
 
   TEST_CASE("a location keeps arena and offset apart") {
