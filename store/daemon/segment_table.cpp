@@ -29,11 +29,12 @@ constexpr std::uint32_t growth_entries = 8192;
 // more, because a split may come early; overflow lines for the buckets that wait for their split.
 constexpr std::uint32_t growth_lines = growth_entries * 3 / 8;
 constexpr std::uint32_t growth_overflow_lines = growth_entries / 8;
-constexpr std::size_t place_words = sizeof(SpillPlace) / sizeof(std::uint64_t);
-static_assert(sizeof(shm::Extension::place) == sizeof(SpillPlace));
 // An insert into each array, a split of each, and what a replaced tombstone may need.
 constexpr std::uint32_t overflow_lines_wanted = 16;
 constexpr std::uint32_t overflow_lines_of_a_seal = 2;  // one insert into each array
+
+using PlaceWords = std::array<std::uint64_t, shm::place_words>;
+static_assert(sizeof(PlaceWords) == sizeof(SpillPlace));
 
 }  // namespace
 
@@ -409,15 +410,14 @@ Result<void> SegmentTable::set_place(EntryNumber entry, const SpillPlace& place)
       return fail(std::move(reserved.error()));
     extension_backed_[page] = true;
   }
-  // Whole before it counts: who dies in between leaves an entry that is in no tier.
-  clear_place(entry);
-  shm::Extension& extension = index_.extensions[entry];
-  std::array<std::uint64_t, place_words> words{};
-  static_assert(sizeof words == sizeof place);
+  // Whole before it counts, beside the one that counts until then.
+  const std::uint16_t number = place_number(entry) == 1 ? 2 : 1;
+  auto& written = index_.extensions[entry].places[number - 1].words;
+  PlaceWords words{};
   std::memcpy(words.data(), &place, sizeof place);
-  for (std::size_t i = 0; i < words.size(); ++i) extension.place[i].store(words[i], release);
+  for (std::size_t i = 0; i < words.size(); ++i) written[i].store(words[i], release);
   reached(points::place_written);
-  index_.records[entry].in_tier.store(1, release);
+  index_.records[entry].in_tier.store(number, release);
   reached(points::place_counts);
   return {};
 }
@@ -427,14 +427,22 @@ void SegmentTable::clear_place(EntryNumber entry) {
 }
 
 bool SegmentTable::has_place(EntryNumber entry) const {
-  return index_.records[entry].in_tier.load(relaxed) != 0;
+  return place_number(entry) != 0;
+}
+
+// Anything else than 1 or 2 was written by nobody who could be believed.
+std::uint16_t SegmentTable::place_number(EntryNumber entry) const {
+  const std::uint16_t number = index_.records[entry].in_tier.load(relaxed);
+  return number <= 2 ? number : 0;
 }
 
 SpillPlace SegmentTable::place(EntryNumber entry) const {
-  const shm::Extension& extension = index_.extensions[entry];
-  std::array<std::uint64_t, place_words> words{};
-  for (std::size_t i = 0; i < words.size(); ++i) words[i] = extension.place[i].load(relaxed);
   SpillPlace place;
+  const std::uint16_t number = place_number(entry);
+  if (number == 0) return place;
+  const auto& written = index_.extensions[entry].places[number - 1].words;
+  PlaceWords words{};
+  for (std::size_t i = 0; i < words.size(); ++i) words[i] = written[i].load(relaxed);
   std::memcpy(static_cast<void*>(&place), words.data(), sizeof place);
   return place;
 }

@@ -179,6 +179,7 @@ class SegmentTable {
   const shm::IndexMap& index() const { return index_; }
 
  private:
+  std::uint16_t place_number(EntryNumber entry) const;
   using Writer = shm::BucketWriter<shm::Counter, shm::Line>;
 
   EntryNumber take_entry();

@@ -153,7 +153,7 @@ struct alignas(128) BasicRecord {
   Atomic<std::uint64_t> token;                // the request that made it: a retry finds it again
   Atomic<std::uint64_t> reserved_a[2];
   Atomic<std::uint32_t> reserved_b[3];
-  Atomic<std::uint16_t> in_tier;              // 1: the extension says where its bytes lie in a tier
+  Atomic<std::uint16_t> in_tier;              // 1 or 2: the place in the extension that counts; 0: it is in no tier
   Atomic<std::uint16_t> reserved_c;
   Atomic<std::uint32_t> older;                // next lower version of the id, any state but creating
   Atomic<std::uint32_t> newer;                // next higher one
@@ -169,13 +169,18 @@ struct alignas(256) BasicAnnex {
 using Annex = BasicAnnex<StdAtomic>;
 static_assert(sizeof(Annex) == 256 && id_bytes_max == 255);
 
-// Where the bytes of a segment lie in the tiers, by the same number: 15 words that are the daemon's
-// alone (a SpillPlace, see store/spill.h), and one in reserve. Sparse, like the annexes.
-inline constexpr std::uint64_t extension_bytes = 128;
+// Where the bytes of a segment lie in the tiers, by the same number: twice 15 words that are the
+// daemon's alone (a SpillPlace, see store/spill.h), so that a new place can be written while the old
+// one counts. Sparse, like the annexes.
+inline constexpr std::uint64_t extension_bytes = 256;
+inline constexpr std::size_t place_words = 15;
 template <template <class> class Atomic>
-struct alignas(128) BasicExtension {
-  Atomic<std::uint64_t> place[15];
-  Atomic<std::uint64_t> reserved;
+struct alignas(256) BasicExtension {
+  struct Place {
+    Atomic<std::uint64_t> words[place_words];
+    Atomic<std::uint64_t> reserved;
+  };
+  Place places[2];
 };
 using Extension = BasicExtension<StdAtomic>;
 static_assert(sizeof(Extension) == extension_bytes);

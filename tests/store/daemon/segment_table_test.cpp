@@ -945,6 +945,37 @@ TEST_SUITE("segment_table") {
     }
   }
 
+  TEST_CASE("a daemon that is killed while it moves a place leaves the old one or the new one") {
+    IndexMemory memory(small_limits);
+    SegmentTable table = memory.table();
+    memory.grow(table);
+    const auto entry = table.begin({.id = "a", .key = table.key_of("a"), .version = 1, .size = 9});
+    REQUIRE(entry);
+    table.seal(*entry, 7);
+    const auto place_of = [](std::uint64_t number) {
+      SpillPlace place;
+      place.copies[0] = {number, number, number, 1, 0};
+      place.item = place.inner = place.stored = place.size = number;
+      place.sum = static_cast<std::uint32_t>(number);
+      return place;
+    };
+    REQUIRE(table.set_place(*entry, place_of(1)));
+    table.mark_evicting(*entry);
+    table.put_away(*entry);
+    bool moved = false;
+    const int ended = test::step_through([&] { (void)table.set_place(*entry, place_of(2)); },
+                                   [&] {
+                                     REQUIRE(table.has_place(*entry));
+                                     const SpillPlace place = table.place(*entry);
+                                     const bool after = place == place_of(2);
+                                     REQUIRE((after || place == place_of(1)));
+                                     REQUIRE((after || !moved));
+                                     moved = after;
+                                   });
+    CHECK(ended == 0);
+    CHECK(moved);
+  }
+
   TEST_CASE("a restart that is killed behind any instruction can be made again") {
     IndexMemory memory(tiny_limits, 1);
     Daemon daemon(memory, memory.table());
