@@ -968,9 +968,7 @@ void Rules::serve_parked() {
 void Rules::session_ended(SessionId session) {
   waiters_.drop(session);
   wait_sets_.drop(session);
-  for (auto& [serial, restoring] : transfers_.restores)
-    std::erase_if(restoring.waiting,
-                  [session](const auto& waiter) { return waiter.first.session == session; });
+  restore_waiters_.drop(session);
   std::erase_if(transfer_batches_,
                 [session](const auto& batch) { return batch.first.session == session; });
   std::erase_if(waiting_scopes_, [session](const WaitingScope& scope) {
@@ -1063,8 +1061,10 @@ void Rules::memory_done(std::uint64_t number, const std::error_code& error, Time
     const auto restoring = transfers_.restores.find(restore->serial);
     Extent extent = restore->growth.extent;
     if (!succeeded) reserve_again_at_ = now + reserve_pause;
-    if (restoring != transfers_.restores.end()) restoring->second.growing = false;
-    if (restoring == transfers_.restores.end()) {
+    const bool known = restoring != transfers_.restores.end();
+    if (known) restoring->second.growing = false;
+    if (!known || !is_wanted(restoring->second)) {
+      if (known) transfers_.restores.erase(restoring);
       if (succeeded) release(extent);
     } else if (!succeeded) {
       end_restore(restore->serial,
@@ -1101,7 +1101,7 @@ void Rules::memory_done(std::uint64_t number, const std::error_code& error, Time
 
 void Rules::tick(TimePoint now) {
   now_ = now;
-  for (const Ticket ticket : waiters_.expire(now)) time_up(ticket);
+  for (const Waiters::Late& late : waiters_.expire(now)) time_up(late.ticket);
   for (const ClaimWaiters::Waiter& waiter : claim_waiters_.expire(now))
     outside_.refused(waiter.ticket,
                      fail(Errc::timed_out, shown(waiter.claim.id, waiter.claim.version) +
@@ -1151,13 +1151,11 @@ std::optional<TimePoint> Rules::next_wakeup() const {
   if (!deferred_.empty() || !surplus_.empty()) also(rescan_at_);
   if (!endings_.empty() || !condemned_.empty()) also(now_);
   for (const auto at : {expiries_.next(), claim_waiters_.next_deadline(),
-                        subscribers_.next_deadline()})
+                        subscribers_.next_deadline(), restore_waiters_.next_deadline()})
     if (at) also(*at);
   if (options_.trace != nullptr) also(now_ + trace_interval);
   const bool wants_room = !parked_.empty() || !transfers_.demanded.empty();
   if (wants_room && (may_leave())) also(now_ + rescan_interval);
-  for (const auto& [serial, restoring] : transfers_.restores)
-    for (const auto& [ticket, deadline] : restoring.waiting) also(deadline);
   if (!transfers_.prefetched.empty()) also(now_ + rescan_interval);
   if (spills() && now_ < tiers_again_at_) also(tiers_again_at_);
   if (now_ < reserve_again_at_) also(reserve_again_at_);

@@ -378,12 +378,15 @@ class Rules {
   void want_back(EntryNumber entry, bool demand);
   void demand(EntryNumber entry, Ticket ticket, TimePoint deadline);
   void serve_restores();
+  bool serve_restores(std::deque<std::uint64_t>& queue, bool demanded);
+  bool is_wanted(const Restoring& restoring) const;
   bool find_memory_for(std::uint64_t serial);
   void fetch(std::uint64_t serial, const Memory& memory);
   void end_restore(std::uint64_t serial, const Result<void>& outcome);
   void forget_restore(EntryNumber entry);
   void expire_restores();
   void settle_batch(Ticket ticket, const Result<void>& outcome);
+  void leave_batch(Ticket ticket);
   void adopt_spilled(std::span<const EntryNumber> entries);
 
   // Retention (rules_retention.cpp).
@@ -436,6 +439,7 @@ class Rules {
   ArenaSpace space_;
   Slabs slabs_;
   Waiters waiters_;
+  Waiters restore_waiters_;  // gets of versions that are to come back, each of exactly one
   // What may leave memory: ready is what has a copy in a tier, or may be dropped.
   GreedyDual eviction_;
   Transfers transfers_;

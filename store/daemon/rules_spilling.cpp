@@ -7,6 +7,8 @@
 // is in use; to evict a clean one costs nothing then. While bytes are read on their way into a tier,
 // or written on their way back, their memory is nobody else's, whatever becomes of the segment.
 #include <algorithm>
+#include <array>
+#include <limits>
 #include <utility>
 
 #include "store/daemon/publication.h"
@@ -28,6 +30,8 @@ constexpr std::size_t copies_max = 4096;
 constexpr std::uint64_t fetching_max = 256 * mebibyte;
 // Candidates looked at in one search: most of the coldest may be pinned.
 constexpr std::size_t looks_max = 4096;
+// Of those who wait for memory, so many are looked at behind the first that finds none.
+constexpr std::size_t passing_max = 64;
 // Who waits for a segment gets a chance to pin it before it goes again.
 constexpr auto fresh_for_demand = std::chrono::milliseconds(50);
 constexpr auto fresh_for_prefetch = std::chrono::milliseconds(250);
@@ -201,8 +205,11 @@ void Rules::copied(std::uint64_t number, Result<SpillPlace> place, TimePoint now
     if (place) outside_.forget(*place);
     outcome = fail(Errc::not_found, "the segment was removed while it was copied");
     free_memory(*copying.orphan);
+  } else if (transfers_.copy_of.erase(entry); table_.word(entry).state() != State::sealed) {
+    // Its memory stays for those who pin it, and for them alone.
+    if (place) outside_.forget(*place);
+    outcome = fail(Errc::not_found, "the segment was removed while it was copied");
   } else {
-    transfers_.copy_of.erase(entry);
     if (place && copying.publish) place->reserved[0] = published_mark;
     const SpillPlace former = table_.has_place(entry) ? table_.place(entry) : SpillPlace{};
     if (!place) {
@@ -278,38 +285,60 @@ void Rules::want_back(EntryNumber entry, bool demand) {
     (demand ? transfers_.demanded : transfers_.prefetched).push_back(serial);
   } else if (demand && !restoring.demand) {
     restoring.demand = true;
-    if (!restoring.memory) {
-      std::erase(transfers_.prefetched, serial);
-      transfers_.demanded.push_back(serial);
-    }
+    if (!restoring.memory) transfers_.demanded.push_back(serial);
   }
 }
 
 void Rules::demand(EntryNumber entry, Ticket ticket, TimePoint deadline) {
-  const std::uint64_t serial = table_.serial(entry);
   want_back(entry, true);
-  // Endless for the moment: a fetch that runs is answered by the tier's own deadline.
   const TimePoint until = deadline > now_ ? deadline : now_ + room_patience;
-  transfers_.restores.at(serial).waiting.emplace_back(ticket, until);
+  restore_waiters_.park(ticket, table_.key(entry), {.exact = table_.version(entry)}, until);
   serve_restores();
 }
 
 void Rules::serve_restores() {
   if (serving_restores_) return;
   serving_restores_ = true;
-  const auto serve = [this](std::deque<std::uint64_t>& queue) {
-    while (!queue.empty() && transfers_.fetching_bytes < fetching_max) {
-      const std::uint64_t serial = queue.front();
-      const auto found = transfers_.restores.find(serial);
-      const bool wanted =
-          found != transfers_.restores.end() && !found->second.memory && !found->second.growing;
-      if (wanted && !find_memory_for(serial)) return false;
-      if (!queue.empty() && queue.front() == serial) queue.pop_front();
-    }
-    return queue.empty();
-  };
-  if (serve(transfers_.demanded)) serve(transfers_.prefetched);
+  if (serve_restores(transfers_.demanded, true)) serve_restores(transfers_.prefetched, false);
   serving_restores_ = false;
+}
+
+// Whether none waits any more. What finds no memory lets what needs less pass.
+bool Rules::serve_restores(std::deque<std::uint64_t>& queue, bool demanded) {
+  constexpr auto any = std::numeric_limits<std::uint64_t>::max();
+  std::array<std::uint64_t, 2> too_much{any, any};  // bytes; of memory of its own, of a slab
+  for (std::size_t i = 0; i < std::min(queue.size(), passing_max);) {
+    if (transfers_.fetching_bytes >= fetching_max) return false;
+    const std::uint64_t serial = queue[i];
+    const auto found = transfers_.restores.find(serial);
+    if (found != transfers_.restores.end() && found->second.demand == demanded &&
+        !found->second.memory && !found->second.growing) {
+      if (is_wanted(found->second)) {
+        const EntryNumber entry = found->second.entry;
+        std::uint64_t& limit = too_much[table_.has_flag(entry, RecordFlag::in_slab) ? 1 : 0];
+        const std::uint64_t bytes = stored_bytes(entry);
+        if (bytes >= limit || !find_memory_for(serial)) {
+          limit = std::min(limit, bytes);
+          ++i;
+          continue;
+        }
+      } else {
+        transfers_.restores.erase(found);
+      }
+    }
+    if (i < queue.size() && queue[i] == serial)
+      queue.erase(queue.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+  return queue.empty();
+}
+
+// A prefetch is for whoever comes; a demand ends with the last who waits.
+bool Rules::is_wanted(const Restoring& restoring) const {
+  return !restoring.demand ||
+         restore_waiters_.anybody_waits_for(table_.key(restoring.entry),
+                                            table_.version(restoring.entry)) ||
+         std::ranges::any_of(restoring.batches,
+                             [this](Ticket batch) { return transfer_batches_.contains(batch); });
 }
 
 // True: it has memory, or that is on its way.
@@ -401,6 +430,9 @@ void Rules::end_restore(std::uint64_t serial, const Result<void>& outcome) {
   const EntryNumber entry = restoring.entry;
   const bool there = table_.serial(entry) == serial && (table_.word(entry).state() == State::restoring ||
                                                         table_.word(entry).state() == State::spilled);
+  // If it is not there any more, they were told when it went.
+  std::vector<Ticket> waiting;
+  if (there) waiting = restore_waiters_.wake(table_.key(entry), table_.version(entry));
   std::optional<Error> error;
   if (!there) {
     error = Error{make_error_code(Errc::not_found), "the segment was removed while it came back"};
@@ -422,7 +454,7 @@ void Rules::end_restore(std::uint64_t serial, const Result<void>& outcome) {
     }
   }
   if (error && restoring.memory) free_memory(*restoring.memory);
-  for (const auto& [ticket, deadline] : restoring.waiting) {
+  for (const Ticket ticket : waiting) {
     if (error && !error->is(Errc::not_found))
       outside_.refused(ticket, *error);
     else
@@ -437,29 +469,20 @@ void Rules::forget_restore(EntryNumber entry) {
   const auto found = transfers_.restores.find(table_.serial(entry));
   if (found == transfers_.restores.end()) return;
   Restoring& restoring = found->second;
-  const auto waiting = std::exchange(restoring.waiting, {});
+  const auto waiting = restore_waiters_.wake(table_.key(entry), table_.version(entry));
   const auto batches = std::exchange(restoring.batches, {});
   // Bytes on their way still need the memory that they are going to.
   if (!restoring.memory) transfers_.restores.erase(found);
-  for (const auto& [ticket, deadline] : waiting) wake(ticket);
+  for (const Ticket ticket : waiting) wake(ticket);
   for (const Ticket batch : batches)
     settle_batch(batch, fail(Errc::not_found, "the segment was removed while it came back"));
 }
 
 void Rules::expire_restores() {
   std::erase_if(transfers_.fresh_until, [this](const auto& item) { return item.second <= now_; });
-  std::vector<std::pair<Ticket, std::uint64_t>> late;
-  for (auto& [serial, restoring] : transfers_.restores)
-    std::erase_if(restoring.waiting, [&, serial = serial](const auto& waiter) {
-      if (waiter.second > now_) return false;
-      late.emplace_back(waiter.first, serial);
-      return true;
-    });
-  for (const auto& [ticket, serial] : late) {
-    const auto found = transfers_.restores.find(serial);
-    if (found == transfers_.restores.end()) continue;
-    const EntryNumber entry = found->second.entry;
-    if (found->second.memory) {
+  for (const auto& [ticket, key, wish] : restore_waiters_.expire(now_)) {
+    const EntryNumber entry = *table_.find_exact(key, wish.exact);
+    if (transfers_.restores.at(table_.serial(entry)).memory) {
       outside_.refused(ticket, fail(Errc::tier_down, shown(table_.id(entry), table_.version(entry)) +
                                                          " is still on its way back from its tier")
                                    .error);
@@ -470,14 +493,6 @@ void Rules::expire_restores() {
     asked.segment.id = id;
     asked.segment.size = table_.size(entry);
     outside_.refused(ticket, full_error(asked));
-  }
-  for (const auto& [ticket, serial] : late) {
-    const auto found = transfers_.restores.find(serial);
-    if (found == transfers_.restores.end()) continue;
-    const Restoring& restoring = found->second;
-    if (restoring.waiting.empty() && restoring.batches.empty() && !restoring.memory &&
-        !restoring.growing && restoring.demand)
-      transfers_.restores.erase(found);
   }
 }
 
@@ -492,8 +507,14 @@ void Rules::settle_batch(Ticket ticket, const Result<void>& outcome) {
   } else if (!batch.error) {
     batch.error = outcome.error();
   }
-  if (--batch.left > 0) return;
-  const TransferBatch ended = std::move(batch);
+  leave_batch(ticket);
+}
+
+// One less to wait for.
+void Rules::leave_batch(Ticket ticket) {
+  const auto found = transfer_batches_.find(ticket);
+  if (found == transfer_batches_.end() || --found->second.left > 0) return;
+  const TransferBatch ended = std::move(found->second);
   transfer_batches_.erase(found);
   if (ended.error)
     outside_.refused(ticket, *ended.error);
@@ -555,11 +576,7 @@ void Rules::transfer(Ticket ticket, TransferVerb verb, std::span<const TransferI
       copy(entry, true, verb, ticket);
     }
   }
-  if (const auto batch = transfer_batches_.find(ticket); batch != transfer_batches_.end()) {
-    // The one more is none.
-    --batch->second.done;  // wraps to none, and back
-    settle_batch(ticket, {});
-  }
+  leave_batch(ticket);
   serve_restores();
 }
 

@@ -86,10 +86,7 @@ void Rules::cancel_wait(SessionId session, std::uint32_t number) {
   std::erase_if(transfer_batches_, [&](const auto& batch) {
     return batch.first.session == session && batch.first.number == number;
   });
-  for (auto& [serial, restoring] : transfers_.restores)
-    std::erase_if(restoring.waiting, [&](const auto& waiter) {
-      return waiter.first.session == session && waiter.first.number == number;
-    });
+  restore_waiters_.cancel(session, number);
   claim_waiters_.take_of_all([&](const ClaimWaiters::Waiter& waiter) {
     return waiter.ticket.session == session && waiter.ticket.number == number;
   });

@@ -67,8 +67,7 @@ struct Restoring {
   bool demand = false;
   bool growing = false;             // its memory is on its way
   std::optional<Memory> memory;     // then the fetch runs
-  std::vector<std::pair<Ticket, TimePoint>> waiting;  // gets, with their deadlines
-  std::vector<Ticket> batches;
+  std::vector<Ticket> batches;      // requests that wait for it; gets are among the waiters
 };
 
 struct Transfers {
@@ -79,8 +78,10 @@ struct Transfers {
   std::unordered_map<std::uint64_t, Restoring> restores;
   std::unordered_map<std::uint64_t, std::uint64_t> fetches;  // serials by job
   std::uint64_t fetching_bytes = 0;
-  std::deque<std::uint64_t> demanded;    // serials of those without memory, in order of arrival
-  std::deque<std::uint64_t> prefetched;  //
+  // Serials of those without memory, in order of arrival; also some that have it by now, or that
+  // nobody wants any more, or as the other kind.
+  std::deque<std::uint64_t> demanded;
+  std::deque<std::uint64_t> prefetched;
   // What has just come back stays until somebody has pinned it, or for so long.
   std::unordered_map<EntryNumber, TimePoint> fresh_until;
   std::unordered_map<std::uint64_t, EntryNumber> by_serial;  // of segments that have a place

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "store/daemon/waiters.h"
 
+#include <algorithm>
 #include <iterator>
 
 namespace forebay::daemon {
@@ -43,14 +44,23 @@ std::vector<Ticket> Waiters::wake(const shm::Key& key, std::uint64_t version) {
   return woken;
 }
 
-std::vector<Ticket> Waiters::expire(TimePoint now) {
-  std::vector<Ticket> expired;
+std::vector<Waiters::Late> Waiters::expire(TimePoint now) {
+  std::vector<Late> expired;
   while (!by_deadline_.empty() && by_deadline_.begin()->first.first <= now) {
     const auto [when, ticket] = *by_deadline_.begin();
-    take_out(by_ticket_.find({ticket, when.second}));
-    expired.push_back(ticket);
+    const auto at = by_ticket_.find({ticket, when.second});
+    expired.push_back({ticket, at->second, by_key_.at(at->second).at(when.second).wish});
+    take_out(at);
   }
   return expired;
+}
+
+bool Waiters::anybody_waits_for(const shm::Key& key, std::uint64_t version) const {
+  const auto of_key = by_key_.find(key);
+  return of_key != by_key_.end() &&
+         std::ranges::any_of(of_key->second, [version](const OfKey::value_type& waiter) {
+           return waiter.second.wish.satisfied_by(version);
+         });
 }
 
 void Waiters::drop(SessionId session) {

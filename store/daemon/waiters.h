@@ -33,12 +33,20 @@ struct VersionWish {
 
 class Waiters {
  public:
+  struct Late {
+    Ticket ticket;
+    shm::Key key;
+    VersionWish wish;
+  };
+
   void park(Ticket ticket, const shm::Key& key, VersionWish wish, TimePoint deadline);
 
   // Takes out and returns the waiters whom this version satisfies, in order of arrival.
   std::vector<Ticket> wake(const shm::Key& key, std::uint64_t version);
   // Takes out and returns those whose time is up, the earliest deadline first.
-  std::vector<Ticket> expire(TimePoint now);
+  std::vector<Late> expire(TimePoint now);
+  // Whether a seal of that version would wake somebody.
+  bool anybody_waits_for(const shm::Key& key, std::uint64_t version) const;
   // The session has ended: its waits are void.
   void drop(SessionId session);
   // Nobody waits for the answer to this request any more: the waits of all its items are void.

@@ -22,6 +22,7 @@ class TieredStore : public RulesStore {
  public:
   explicit TieredStore(std::uint64_t page_count, std::uint64_t clean_above_pages = 0)
       : RulesStore(with_tiers(page_count, clean_above_pages)) {}
+  explicit TieredStore(const RulesOptions& options) : RulesStore(options) {}
 
   static RulesOptions with_tiers(std::uint64_t page_count, std::uint64_t clean_above_pages) {
     RulesOptions options = room_for(page_count);
@@ -318,6 +319,85 @@ TEST_SUITE("rules of spilling") {
     CHECK(store.rules->usage().used == 0);
     REQUIRE(store.outside.forgotten.size() == 1);
     CHECK(store.outside.forgotten[0] == place);
+    CHECK(store.adds_up());
+  }
+
+  TEST_CASE("a segment removed while it is copied and pinned goes with its pin, and its copy with it") {
+    TieredStore store(4);
+    const Answer made = store.put_pages("a", 2);
+    store.pin(made);
+    store.transfer(TransferVerb::spill, {{"a", 1, made.serial}});
+    CHECK(outcome(store.rules->remove("a", 1, 0, false)) == "ok");
+    const SpillPlace place = store.finish_copy();
+    CHECK(store.outside.forgotten == std::vector<SpillPlace>{place});
+    CHECK(store.rules->usage().clean_bytes == 0);
+    CHECK(store.rules->places().empty());
+    CHECK(store.rules->usage().used == pages(2));
+    store.release(made);
+    CHECK(store.rules->usage().used == 0);
+    CHECK(store.adds_up());
+    // Nothing of it is left that a create could stumble over.
+    const Answer next = store.put_pages("b", 4);
+    CHECK(store.state(next) == shm::State::sealed);
+  }
+
+  TEST_CASE("what cannot come back for want of room lets what can pass") {
+    TieredStore store(4);
+    store.put_spilled("large", 4);
+    store.put_spilled("small", 1);
+    const Answer pinned = store.put_pages("pinned", 2);
+    store.pin(pinned);
+    const Ticket large = store.await("large", {}, seconds(60));
+    const Ticket small = store.await("small", {}, seconds(60));
+    store.do_jobs();
+    REQUIRE(store.outside.fetches.size() == 1);
+    store.finish_fetch();
+    CHECK(store.heard(small) == "awaited");
+    CHECK(store.heard(large) == "nothing");
+  }
+
+  TEST_CASE("what nobody waits for any more is not brought back on demand") {
+    TieredStore store(4);
+    const Answer made = store.put_spilled("a", 4);
+    const Answer pinned = store.put_pages("pinned", 2);
+    store.pin(pinned);
+    Ticket ticket{};
+    SUBCASE("a get whose caller has gone") {
+      store.await("a", {}, seconds(60), 7);
+      store.rules->session_ended(7);
+    }
+    SUBCASE("a get that was cancelled") {
+      ticket = store.await("a", {}, seconds(60));
+      store.rules->cancel_wait(ticket.session, ticket.number);
+    }
+    SUBCASE("a restore that was cancelled") {
+      ticket = store.transfer(TransferVerb::restore, {{"a", 1, 0}});
+      store.rules->cancel_wait(ticket.session, ticket.number);
+    }
+    CHECK(outcome(store.rules->remove("pinned", 0, 0, false)) == "ok");
+    store.release(pinned);
+    store.pass(seconds(1));
+    store.do_jobs();
+    CHECK(store.outside.fetches.empty());
+    CHECK(store.state(made) == shm::State::spilled);
+    CHECK(store.rules->usage().restoring == 0);
+    CHECK(store.heard(ticket) == "nothing");
+  }
+
+  TEST_CASE("memory that comes for what nobody waits for any more is nobody's") {
+    RulesOptions options = TieredStore::with_tiers(4, 0);
+    options.keep_warm_bytes = 0;
+    TieredStore store(options);
+    const Answer made = store.put_spilled("a", 4);
+    store.do_jobs();
+    REQUIRE(store.rules->usage().warm == 0);
+    const Ticket ticket = store.await("a", {}, seconds(60));
+    store.rules->cancel_wait(ticket.session, ticket.number);
+    store.do_jobs();
+    CHECK(store.outside.fetches.empty());
+    CHECK(store.state(made) == shm::State::spilled);
+    CHECK(store.rules->usage().restoring == 0);
+    CHECK(store.rules->usage().used == 0);
     CHECK(store.adds_up());
   }
 

@@ -19,7 +19,31 @@ constexpr shm::Key points{1, 2};
 constexpr shm::Key labels{3, 4};
 const TimePoint start{};
 
+Tickets expired(Waiters& waiters, TimePoint now) {
+  Tickets tickets;
+  for (const Waiters::Late& late : waiters.expire(now)) tickets.push_back(late.ticket);
+  return tickets;
+}
+
 TEST_SUITE("waiters") {
+  TEST_CASE("somebody waits for a version as long as it would wake him, and late ones are named") {
+    Waiters waiters;
+    waiters.park({1, 1}, points, {.exact = 3}, start + milliseconds(10));
+    waiters.park({1, 2}, points, {.after = 5}, start + milliseconds(20));
+    CHECK(waiters.anybody_waits_for(points, 3));
+    CHECK_FALSE(waiters.anybody_waits_for(points, 4));
+    CHECK(waiters.anybody_waits_for(points, 6));
+    CHECK_FALSE(waiters.anybody_waits_for(labels, 3));
+    const auto late = waiters.expire(start + milliseconds(10));
+    REQUIRE(late.size() == 1);
+    CHECK(late[0].ticket == Ticket{1, 1});
+    CHECK(late[0].key == points);
+    CHECK(late[0].wish.exact == 3);
+    CHECK_FALSE(waiters.anybody_waits_for(points, 3));
+    waiters.cancel(1, 2);
+    CHECK_FALSE(waiters.anybody_waits_for(points, 6));
+  }
+
   TEST_CASE("a version wakes exactly those whom it satisfies, in order of arrival") {
     Waiters waiters;
     const TimePoint late = start + milliseconds(100);
@@ -45,11 +69,11 @@ TEST_SUITE("waiters") {
     waiters.park({1, 2}, labels, {.exact = 1}, start + milliseconds(10));
     waiters.park({1, 3}, points, {.exact = 1}, start + milliseconds(20));
     CHECK(waiters.next_deadline() == start + milliseconds(10));
-    CHECK(waiters.expire(start + milliseconds(9)).empty());
-    CHECK(waiters.expire(start + milliseconds(20)) == Tickets{{1, 2}, {1, 3}});
+    CHECK(expired(waiters, start + milliseconds(9)).empty());
+    CHECK(expired(waiters, start + milliseconds(20)) == Tickets{{1, 2}, {1, 3}});
     CHECK(waiters.next_deadline() == start + milliseconds(30));
     CHECK(waiters.wake(points, 1) == Tickets{{1, 1}});
-    CHECK(waiters.expire(start + milliseconds(99)).empty());
+    CHECK(expired(waiters, start + milliseconds(99)).empty());
   }
 
   TEST_CASE("the waits of a session end with it, and nobody is told") {
@@ -77,7 +101,7 @@ TEST_SUITE("waiters") {
       waiters.park({1, 1}, labels, {.exact = 1}, deadline);
       CHECK(waiters.wake(labels, 1) == Tickets{{1, 1}});
       CHECK(waiters.count() == 1);
-      CHECK(waiters.expire(deadline) == Tickets{{1, 1}});
+      CHECK(expired(waiters, deadline) == Tickets{{1, 1}});
       CHECK(waiters.count() == 0);
       CHECK_FALSE(waiters.next_deadline());
     }
@@ -85,15 +109,15 @@ TEST_SUITE("waiters") {
       Waiters waiters;
       waiters.park({1, 1}, points, {.exact = 1}, deadline);
       waiters.park({1, 1}, labels, {.exact = 1}, deadline);
-      CHECK(waiters.expire(deadline).size() == 2);
+      CHECK(expired(waiters, deadline).size() == 2);
       CHECK(waiters.count() == 0);
     }
     SUBCASE("for one id with two deadlines") {
       Waiters waiters;
       waiters.park({1, 1}, points, {.exact = 1}, deadline);
       waiters.park({1, 1}, points, {.exact = 2}, deadline + milliseconds(10));
-      CHECK(waiters.expire(deadline) == Tickets{{1, 1}});
-      CHECK(waiters.expire(deadline + milliseconds(20)) == Tickets{{1, 1}});
+      CHECK(expired(waiters, deadline) == Tickets{{1, 1}});
+      CHECK(expired(waiters, deadline + milliseconds(20)) == Tickets{{1, 1}});
       CHECK(waiters.count() == 0);
       CHECK_FALSE(waiters.next_deadline());
     }
@@ -105,7 +129,7 @@ TEST_SUITE("waiters") {
       waiters.drop(1);
       CHECK(waiters.count() == 0);
       CHECK_FALSE(waiters.next_deadline());
-      CHECK(waiters.expire(deadline).empty());
+      CHECK(expired(waiters, deadline).empty());
     }
     SUBCASE("and cancels it") {
       Waiters waiters;
@@ -151,9 +175,9 @@ TEST_SUITE("waiters") {
         waiters.park({1, 1, item}, points, {.exact = 1}, deadline);
       SUBCASE("and the version comes") { CHECK(waiters.wake(points, 1).size() == crowd); }
       SUBCASE("and their time is up") {
-        const Tickets expired = waiters.expire(deadline);
-        CHECK(expired.size() == crowd);
-        CHECK(std::is_sorted(expired.begin(), expired.end()));
+        const Tickets late = expired(waiters, deadline);
+        CHECK(late.size() == crowd);
+        CHECK(std::is_sorted(late.begin(), late.end()));
       }
       SUBCASE("and it is cancelled") { waiters.cancel(1, 1); }
       SUBCASE("and its session ends") { waiters.drop(1); }
@@ -162,7 +186,7 @@ TEST_SUITE("waiters") {
       for (std::uint32_t i = 0; i < crowd; ++i)
         waiters.park({1, 1}, points, {.exact = 1}, deadline);
       SUBCASE("and the version comes") { CHECK(waiters.wake(points, 1).size() == crowd); }
-      SUBCASE("and their time is up") { CHECK(waiters.expire(deadline).size() == crowd); }
+      SUBCASE("and their time is up") { CHECK(expired(waiters, deadline).size() == crowd); }
       SUBCASE("and it is cancelled") { waiters.cancel(1, 1); }
     }
     // The last comes first, for a search from the front to go all the way.
@@ -177,12 +201,12 @@ TEST_SUITE("waiters") {
       for (std::uint32_t session = crowd; session > 0; --session) waiters.drop(session);
     }
     SUBCASE("when they come with deadlines one after the other, and go by them") {
-      std::size_t expired = 0;
+      std::size_t late = 0;
       for (std::uint32_t item = 1; item <= crowd; ++item)
         waiters.park({1, 1, item}, points, {.exact = 1}, deadline + milliseconds(crowd - item));
       for (std::uint32_t i = 0; i < crowd; ++i)
-        expired += waiters.expire(deadline + milliseconds(i)).size();
-      CHECK(expired == crowd);
+        late += expired(waiters, deadline + milliseconds(i)).size();
+      CHECK(late == crowd);
     }
     SUBCASE("when they are of one session and wait for different ids that come one by one") {
       std::size_t woken = 0;
@@ -260,11 +284,11 @@ TEST_SUITE("waiters") {
         }
         default: {
           now += milliseconds(random.below(10));
-          Tickets expired = waiters.expire(now);
+          Tickets late = expired(waiters, now);
           Tickets expected = take([&](const Wait& wait) { return wait.deadline <= now; });
-          std::sort(expired.begin(), expired.end());
+          std::sort(late.begin(), late.end());
           std::sort(expected.begin(), expected.end());
-          REQUIRE(expired == expected);
+          REQUIRE(late == expected);
         }
       }
       REQUIRE(waiters.count() == model.size());
