@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
 
 namespace forebay::spill::pool {
 namespace {
@@ -23,9 +24,10 @@ class Transcript {
   }
   SessionKeys keys() {
     SessionKeys keys{.to_server = of("frames to the pool"), .to_client = of("frames of the pool")};
-    const std::array<Digest, 2> links{of("demand link"), of("bulk link")};
-    for (std::size_t i = 0; i < links.size(); ++i)
-      std::memcpy(keys.links[i].data(), links[i].data(), sizeof(LinkToken));
+    for (std::size_t i = 0; i < data_links; ++i) {
+      const Digest digest = of("data link " + std::to_string(i));
+      std::memcpy(keys.links[i].data(), digest.data(), sizeof(LinkToken));
+    }
     return keys;
   }
 

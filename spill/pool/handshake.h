@@ -21,10 +21,13 @@
 
 namespace forebay::spill::pool {
 
+// Of a session: one for reads that somebody waits for, the others for all else.
+inline constexpr std::size_t data_links = 3;
+
 struct SessionKeys {
   Digest to_server{};
   Digest to_client{};
-  std::array<LinkToken, 2> links{};  // demand, bulk
+  std::array<LinkToken, data_links> links{};
 };
 
 class ClientHandshake {

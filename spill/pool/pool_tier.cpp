@@ -17,6 +17,7 @@
 #include <unordered_map>
 
 #include "spill/pool/control_channel.h"
+#include "spill/pool/handshake.h"
 #include "spill/pool/key_file.h"
 #include "store/units.h"
 
@@ -40,6 +41,8 @@ constexpr unsigned pauses_after_refusal = 4;
 // Of what is allocated and not committed yet: enough for any link, and little enough that nothing
 // waits there for so long that the pool takes it back.
 constexpr std::uint64_t uncommitted_bytes_max = 256 * mebibyte;
+
+using DataLinks = std::array<std::shared_ptr<DataLink>, data_links>;
 
 // What somebody waits for. It leaves Core::operations_ before it is answered, which is what makes
 // that happen once.
@@ -66,6 +69,7 @@ struct PutOperation final : Operation {
   std::uint64_t size = 0;
   Phase phase = Phase::queued;
   TierPlace place;
+  std::shared_ptr<DataLink> link;  // once it is writing
 };
 
 struct GetOperation final : Operation {
@@ -176,9 +180,10 @@ class PoolTier::Core {
   void from_link(std::uint64_t id, Operation& operation);
   void end_reading(const GetOperation& operation);
   void free_later(const Named& named, std::uint64_t operation = 0);
-  std::shared_ptr<DataLink> link(TierPriority priority) const {
+  std::shared_ptr<DataLink> link_for_read(TierPriority priority) const {
     return links_[priority == TierPriority::demand ? 0 : 1];
   }
+  std::shared_ptr<DataLink> link_for_write(std::uint64_t bytes);
   void hold(const Named& named) { (held_[named.key.number] = Held()).place = named.place; }
   void wake();
 
@@ -241,7 +246,8 @@ class PoolTier::Core {
   std::uint64_t capacity_bytes_ = 0;
   std::uint64_t used_bytes_ = 0;
   std::uint64_t uncommitted_bytes_ = 0;
-  std::array<std::shared_ptr<DataLink>, 2> links_;
+  DataLinks links_;
+  std::array<std::uint64_t, data_links> written_bytes_{};  // by link, since it was opened
   std::unordered_map<std::uint64_t, std::shared_ptr<Operation>> operations_;
   std::set<std::pair<TierDeadline, std::uint64_t>> deadlines_;  // of those that are not at a link
   std::uint64_t last_operation_ = 0;
@@ -365,7 +371,7 @@ void PoolTier::Core::get(TierGet get, TierDeadline deadline, Done done) {
       if (own) ++held->second.readers;
       if (own && known != slabs_.end()) {
         slab = known->second;
-        link = this->link(operation->get.priority);
+        link = link_for_read(operation->get.priority);
         operation->at_link = true;
       }
       id = enter(operation);
@@ -478,7 +484,7 @@ TierStatus PoolTier::Core::status() const {
 }
 
 void PoolTier::Core::memory_leaves(std::span<const std::byte> bytes) {
-  std::array<std::shared_ptr<DataLink>, 2> links;
+  DataLinks links;
   {
     const Lock lock(mutex_);
     links = links_;
@@ -581,7 +587,7 @@ Result<void> PoolTier::Core::open_links() {
   const Welcome& welcome = *channel_->welcome();
   const auto backend =
       std::ranges::find(options_.backends, channel_->server().transport, &Backend::transport);
-  std::array<std::shared_ptr<DataLink>, 2> links;
+  DataLinks links;
   for (std::size_t i = 0; i < links.size(); ++i) {
     auto link = backend->link({.host = address_.host,
                                .address = welcome.data_address,
@@ -591,6 +597,7 @@ Result<void> PoolTier::Core::open_links() {
   }
   const Lock lock(mutex_);
   links_ = links;
+  written_bytes_ = {};
   transport_ = backend->transport;
   incarnation_ = welcome.incarnation;
   capacity_bytes_ = welcome.capacity_bytes;
@@ -616,7 +623,7 @@ void PoolTier::Core::come_up(Time now) {
 }
 
 void PoolTier::Core::lose(const Error& why, Time now) {
-  std::array<std::shared_ptr<DataLink>, 2> links;
+  DataLinks links;
   bool was_up = false;
   {
     const Lock lock(mutex_);
@@ -825,6 +832,13 @@ Result<void> PoolTier::Core::take(const Frame& frame) {
   }
 }
 
+// The one of them that has got least so far.
+std::shared_ptr<DataLink> PoolTier::Core::link_for_write(std::uint64_t bytes) {
+  const auto least = std::min_element(written_bytes_.begin() + 1, written_bytes_.end());
+  *least += bytes;
+  return links_[static_cast<std::size_t>(least - written_bytes_.begin())];
+}
+
 Result<void> PoolTier::Core::take_alloc(const Request& request, const AllocAnswer& answer) {
   Answers<PutOperation> failed;
   struct Writing {
@@ -854,8 +868,8 @@ Result<void> PoolTier::Core::take_alloc(const Request& request, const AllocAnswe
       operation->place = granted.place;
       slabs_[granted.place.slab] = granted.slab;
       to_link(part.operation, *operation);
-      writing.push_back(
-          {part.operation, operation, granted.slab, link(operation->put.priority)});
+      operation->link = link_for_write(operation->size);
+      writing.push_back({part.operation, operation, granted.slab, operation->link});
     }
   }
   for (const auto& [operation, error] : failed) operation->fail(error);
@@ -883,7 +897,7 @@ void PoolTier::Core::written(std::uint64_t id, const Result<void>& result) {
     } else {
       failed = leave<PutOperation>(id);
       uncommitted_bytes_ -= failed->size;
-      link = this->link(failed->put.priority);
+      link = failed->link;
       slab = slabs_[failed->place.slab];
     }
     wake();
@@ -1019,7 +1033,7 @@ void PoolTier::Core::take_open(const Request& request, const OpenAnswer& answer)
       if (operation->get.key.store == options_.store)
         slabs_[operation->get.place.slab] = answer.slab;
       to_link(id, *operation);
-      link = this->link(operation->get.priority);
+      link = link_for_read(operation->get.priority);
     } else {
       end_reading(*operation);
       leave<GetOperation>(id);

@@ -13,7 +13,9 @@
 // way.
 //
 // `store` is one daemon's own: a later session of the same store ends the earlier one.
-// One control thread, and one for each of the two data links (demand, background).
+// One control thread, and one for each data link. Reads that somebody waits for have a link of their
+// own. The bytes of puts are spread over two: to send them is what takes longest, and one thread that
+// sends is not enough to keep the pool's busy that receives.
 #pragma once
 
 #include <array>

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -281,6 +282,62 @@ TEST_SUITE("pool tier and its pool") {
     CHECK(put_now(*tier, put_of(key(1), item_of(1, 10))).error().is(Errc::tier_down));
     CHECK(eventually([&] { return pool.log().find("denied: ") != std::string::npos; }));
     CHECK(put_now(*pool.tier(2), put_of(key(1, 2), item_of(1, 10))).has_value());
+  }
+
+  TEST_CASE("large puts are spread over two links, and reads that are waited for have another") {
+    // A link that notes how many bytes it was given.
+    struct Moved {
+      std::atomic<std::uint64_t> written{0};
+      std::atomic<std::uint64_t> read{0};
+    };
+    class NotingLink final : public DataLink {
+     public:
+      NotingLink(std::unique_ptr<DataLink> inner, std::shared_ptr<Moved> moved)
+          : inner_(std::move(inner)), moved_(std::move(moved)) {}
+      void write(const SlabKey& slab, std::uint64_t offset,
+                 std::vector<std::span<const std::byte>> parts, TierDeadline deadline,
+                 Done done) override {
+        for (const auto& part : parts) moved_->written += part.size();
+        inner_->write(slab, offset, std::move(parts), deadline, std::move(done));
+      }
+      void read(const SlabKey& slab, std::uint64_t offset, std::span<std::byte> into,
+                TierDeadline deadline, Done done) override {
+        moved_->read += into.size();
+        inner_->read(slab, offset, into, deadline, std::move(done));
+      }
+      void close() override { inner_->close(); }
+      bool is_open() const override { return inner_->is_open(); }
+
+     private:
+      std::unique_ptr<DataLink> inner_;
+      std::shared_ptr<Moved> moved_;
+    };
+    PoolProcess pool;
+    std::vector<std::shared_ptr<Moved>> links;
+    Backend noting = plain_tcp();
+    noting.link = [&links, connect = noting.link](const LinkTarget& target)
+        -> Result<std::unique_ptr<DataLink>> {
+      auto inner = connect(target);
+      if (!inner) return inner;
+      links.push_back(std::make_shared<Moved>());
+      return std::make_unique<NotingLink>(std::move(*inner), links.back());
+    };
+    PoolTierOptions options = pool.tier_options();
+    options.backends = {noting};
+    const auto tier = std::move(PoolTier::start(options).value());
+    REQUIRE(tier->wait_until_up(soon()).has_value());
+    const std::size_t mib = 1U << 20U;
+    const Bytes item = item_of(1, mib);
+    for (std::uint64_t i = 1; i <= 8; ++i) {
+      const auto place = put_now(*tier, put_of(key(i), item));
+      REQUIRE(place.has_value());
+      CHECK(get_now(*tier, key(i), *place).value() == item);
+    }
+    REQUIRE(links.size() == 3);
+    CHECK(links[0]->written == 0);
+    CHECK(links[1]->written == 4 * mib);
+    CHECK(links[2]->written == 4 * mib);
+    CHECK(links[0]->read == 8 * mib);
   }
 
   TEST_CASE("a server that speaks garbage, or nothing, is none, and the tier can still end") {
