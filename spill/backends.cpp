@@ -21,7 +21,9 @@ std::vector<Backend> all_backends() {
       return make_fabric_server(options);
     };
     backend.link = [provider](const LinkTarget& target) {
-      return make_fabric_link(provider, target.address, {});
+      FabricLinkOptions options;
+      options.gives_way_to = target.gives_way_to;
+      return make_fabric_link(provider, target.address, options);
     };
     all.push_back(std::move(backend));
   }

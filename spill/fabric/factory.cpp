@@ -75,7 +75,9 @@ Result<std::unique_ptr<DataLink>> make_fabric_link(std::string_view transport,
                       "no link over '" + provider + "' from here: " + offer.error().detail});
   auto link = fabric::FabricLink::open(
       **library, std::move(*offer), *server,
-      {.chunk_bytes = options.chunk_bytes, .window = options.window});
+      {.chunk_bytes = options.chunk_bytes,
+       .window = options.window,
+       .gives_way_to = options.gives_way_to});
   if (!link) return fail(link.error());
   return std::unique_ptr<DataLink>(std::move(*link));
 }

@@ -32,10 +32,9 @@ struct FabricServerOptions {
 struct FabricLinkOptions {
   std::string bind{};    // empty: what leads to the server
   std::string device{};
-  // For demand, 4 MiB make one transfer of most objects; in the background smaller ones let others
-  // in between.
   std::size_t chunk_bytes = std::size_t{1} << 20U;
   unsigned window = 4;  // chunks in flight
+  std::shared_ptr<const RightOfWay> gives_way_to{};  // null: to nobody
   const fabric::Library* library = nullptr;
 };
 

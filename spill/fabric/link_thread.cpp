@@ -22,6 +22,9 @@ using std::chrono::milliseconds;
 constexpr std::size_t most_transfers = 64;
 // What is called small: it comes back sooner than a sleeper wakes up.
 constexpr std::size_t small_bytes = std::size_t{64} << 10U;
+// While somebody waits for bytes of another link. Half of that would cost twice the processor time.
+constexpr std::size_t chunk_giving_way = std::size_t{256} << 10U;
+constexpr unsigned window_giving_way = 1;
 // Parts of one transfer, whatever the provider could.
 constexpr std::size_t most_vectors = 16;
 // Between two tries of a post that the provider did not take, when it does not say that it would.
@@ -218,10 +221,17 @@ bool LinkThread::post() {
   return progress;
 }
 
+bool LinkThread::gives_way() const {
+  return limits_.gives_way_to != nullptr && limits_.gives_way_to->claimed(TierClock::now());
+}
+
 LinkThread::Posted LinkThread::post_transfers(Operation& operation) {
-  const std::size_t window_bytes = limits_.window * most_bytes_;
   while (operation.left > 0 && !operation.failed) {
-    const std::size_t most = std::min(operation.left, most_bytes_);
+    const bool small = gives_way();
+    const std::size_t chunk = small ? std::min(most_bytes_, chunk_giving_way) : most_bytes_;
+    const std::size_t window_bytes =
+        chunk * (small ? std::min(limits_.window, window_giving_way) : limits_.window);
+    const std::size_t most = std::min(operation.left, chunk);
     if (transfers_.full() || (transfers_.bytes() > 0 && transfers_.bytes() + most > window_bytes))
       return Posted::window_full;
     operation.tried = true;

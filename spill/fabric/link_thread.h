@@ -38,6 +38,7 @@ struct LinkLimits {
   unsigned window = 4;                              // so many of them in flight
   // After small transfers, the thread looks for the next one so long before it sleeps.
   std::chrono::microseconds spin{20};
+  std::shared_ptr<const RightOfWay> gives_way_to{};  // null: to nobody
 };
 
 struct Operation {
@@ -83,6 +84,7 @@ class LinkThread : public std::enable_shared_from_this<LinkThread> {
   bool take_submissions();
   bool post();
   Posted post_transfers(Operation& operation);
+  bool gives_way() const;
   ssize_t post_one(Operation& operation, std::size_t most);
   bool reap();
   bool handle(std::span<const fi_cq_data_entry> entries, ssize_t count);

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "spill/pool/right_of_way.h"
 #include "store/error.h"
 #include "store/tier.h"
 
@@ -90,6 +91,8 @@ struct LinkTarget {
   std::string host;                // by which the control session reached the pool
   std::vector<std::byte> address;  // DataServer::address()
   LinkToken token{};
+  // Of the links that are for what nobody waits for. A backend may do without.
+  std::shared_ptr<const RightOfWay> gives_way_to{};
 };
 
 // Returns at once; the link may still be about to connect.

@@ -233,6 +233,8 @@ class PoolTier::Core {
   Time next_heartbeat_{};
   std::string last_said_;
 
+  const std::shared_ptr<RightOfWay> right_of_way_ = std::make_shared<RightOfWay>();
+
   // Guarded by mutex_:
   mutable std::mutex mutex_;
   std::condition_variable came_up_;
@@ -393,6 +395,7 @@ void PoolTier::Core::get(TierGet get, TierDeadline deadline, Done done) {
 void PoolTier::Core::start_reading(std::uint64_t id, const GetOperation& operation,
                                    const SlabKey& slab, std::uint64_t offset,
                                    const std::shared_ptr<DataLink>& link) {
+  if (operation.get.priority == TierPriority::demand) right_of_way_->claim(TierClock::now());
   link->read(slab, offset + operation.get.offset, operation.get.into, operation.deadline,
              [this, id](const Result<void>& result) { read(id, result); });
 }
@@ -591,7 +594,8 @@ Result<void> PoolTier::Core::open_links() {
   for (std::size_t i = 0; i < links.size(); ++i) {
     auto link = backend->link({.host = address_.host,
                                .address = welcome.data_address,
-                               .token = channel_->keys().links[i]});
+                               .token = channel_->keys().links[i],
+                               .gives_way_to = i == 0 ? nullptr : right_of_way_});
     if (!link) return fail(link.error());
     links[i] = std::move(*link);
   }

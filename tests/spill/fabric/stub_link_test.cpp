@@ -31,7 +31,8 @@ constexpr std::size_t mib = 1024 * kib;
 class StubPair {
  public:
   explicit StubPair(StubProvider& stub, std::size_t slab_bytes = 4 * mib,
-                    std::size_t chunk_bytes = mib)
+                    std::size_t chunk_bytes = mib,
+                    std::shared_ptr<const spill::RightOfWay> gives_way_to = nullptr)
       : slab_(slab_bytes) {
     auto offer = spill::fabric::offer_of(stub.library(), "verbs;ofi_rxm", {"127.0.0.1", "", ""});
     REQUIRE(offer);
@@ -42,7 +43,9 @@ class StubPair {
     REQUIRE_MESSAGE(exposed, exposed.error().message());
     key = *exposed;
     auto made = spill::make_fabric_link(server->transport(), server->address(),
-                                        {.chunk_bytes = chunk_bytes, .library = &stub.library()});
+                                        {.chunk_bytes = chunk_bytes,
+                                         .gives_way_to = std::move(gives_way_to),
+                                         .library = &stub.library()});
     REQUIRE_MESSAGE(made, made.error().message());
     link = std::move(*made);
   }
@@ -139,6 +142,29 @@ TEST_SUITE("fabric stub link") {
       REQUIRE(start_write(*pair.link, pair.key, 0, {local}).wait());
       pair.link->memory_leaves(local);
       CHECK(!stub.registered(local));
+    }
+    require_no_fault(stub);
+  }
+
+  TEST_CASE("a link that gives way moves little at a time while somebody waits, and only then") {
+    StubProvider stub({.max_message = 4 * mib});
+    {
+      const auto right_of_way = std::make_shared<spill::RightOfWay>();
+      StubPair pair(stub, 4 * mib, 4 * mib, right_of_way);
+      StubPair other(stub, 4 * mib, 4 * mib);
+      std::vector<std::byte> local(4 * mib, std::byte{7});
+      const auto transfers = [&](StubPair& of) {
+        const std::size_t before = stub.transfers();
+        REQUIRE(start_write(*of.link, of.key, 0, {local}).wait());
+        REQUIRE(start_read(*of.link, of.key, 0, local).wait());
+        return stub.transfers() - before;
+      };
+      CHECK(transfers(pair) == 2);
+      right_of_way->claim(TierClock::now() + 1h);
+      CHECK(transfers(pair) == 32);
+      CHECK(transfers(other) == 2);
+      right_of_way->claim(TierClock::now() - 1h);
+      CHECK(transfers(pair) == 2);
     }
     require_no_fault(stub);
   }

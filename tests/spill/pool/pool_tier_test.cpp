@@ -314,12 +314,14 @@ TEST_SUITE("pool tier and its pool") {
     };
     PoolProcess pool;
     std::vector<std::shared_ptr<Moved>> links;
+    std::vector<std::shared_ptr<const RightOfWay>> give_way_to;
     Backend noting = plain_tcp();
-    noting.link = [&links, connect = noting.link](const LinkTarget& target)
+    noting.link = [&links, &give_way_to, connect = noting.link](const LinkTarget& target)
         -> Result<std::unique_ptr<DataLink>> {
       auto inner = connect(target);
       if (!inner) return inner;
       links.push_back(std::make_shared<Moved>());
+      give_way_to.push_back(target.gives_way_to);
       return std::make_unique<NotingLink>(std::move(*inner), links.back());
     };
     PoolTierOptions options = pool.tier_options();
@@ -338,6 +340,14 @@ TEST_SUITE("pool tier and its pool") {
     CHECK(links[1]->written == 4 * mib);
     CHECK(links[2]->written == 4 * mib);
     CHECK(links[0]->read == 8 * mib);
+    // Whoever reads has the right of way for a moment, and nobody has it later.
+    CHECK(give_way_to[0] == nullptr);
+    CHECK(give_way_to[1] != nullptr);
+    CHECK(give_way_to[2] == give_way_to[1]);
+    const TierDeadline before = TierClock::now();
+    REQUIRE(get_now(*tier, key(1), list_now(*tier, key(1).store).value().front().place).has_value());
+    CHECK(give_way_to[1]->claimed(before + RightOfWay::lasts - 1ms));
+    CHECK_FALSE(give_way_to[1]->claimed(TierClock::now() + RightOfWay::lasts));
   }
 
   TEST_CASE("a server that speaks garbage, or nothing, is none, and the tier can still end") {

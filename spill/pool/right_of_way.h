@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// RightOfWay: what the data links of one pool know of each other. While somebody waits for bytes on one
+// of them, the others send and fetch little at a time, so that the pool, and the processors at both
+// ends, are soon free for him.
+//
+// Any thread may call; nobody waits for anybody.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+
+#include "store/tier.h"
+
+namespace forebay::spill {
+
+class RightOfWay {
+ public:
+  // How long it lasts from each claim: whoever waits for one thing mostly wants another one next.
+  static constexpr std::chrono::milliseconds lasts{2};
+
+  void claim(TierClock::time_point now) {
+    until_.store((now + lasts).time_since_epoch().count(), std::memory_order_relaxed);
+  }
+  bool claimed(TierClock::time_point now) const {
+    return now.time_since_epoch().count() < until_.load(std::memory_order_relaxed);
+  }
+
+ private:
+  std::atomic<TierClock::rep> until_{0};
+};
+
+}  // namespace forebay::spill
