@@ -100,6 +100,9 @@ class Ahead {
   std::array<std::uint32_t, bucket_distance> hashes_{};
 };
 
+// By a get of many: what one request can name.
+constexpr std::size_t most_brought_back = 600;
+
 Error gone_error(const Attachment& attachment, EntryNumber entry, std::string_view id,
                  std::uint64_t version) {
   const std::uint32_t flags =
@@ -199,13 +202,38 @@ std::vector<Result<View>> Core::get_many(std::span<const std::string_view> ids,
   GetOptions in_turn = options;
   const Share share = try_share();
   Ahead ahead(share.get(), ids, options.version);
+  const bool may_be_resident = options.after == 0 && !options.from_pool;
+  std::size_t looked_to = 0;
   for (std::size_t i = 0; i < ids.size(); ++i) {
     ahead.before(i);
+    bool missed = false;
+    if (may_be_resident)
+      if (View view = get_resident(ids[i], options.version, nullptr, missed)) {
+        views.push_back(std::move(view));
+        continue;
+      }
+    if (!missed && i >= looked_to) looked_to = i + bring_back(ids.subspan(i), options.version);
     views.push_back(get(ids[i], in_turn, nullptr));
     if (options.timeout > Timeout::zero())
       in_turn.timeout = std::max<Timeout>(until - std::chrono::steady_clock::now(), Timeout(1));
   }
   return views;
+}
+
+// Begins to bring those back of the first of them that are spilled, all at once; whoever then gets them
+// one by one waits for the slowest alone. Returns how many it has looked at.
+std::size_t Core::bring_back(std::span<const std::string_view> ids, std::uint64_t version) {
+  ids = ids.first(std::min(ids.size(), most_brought_back));
+  std::vector<SegmentName> spilled;
+  for (const std::string_view id : ids) {
+    const auto seen = sight(id, version);
+    if (seen && *seen && (*seen)->state == shm::State::spilled)
+      spilled.push_back({.id = id, .version = (*seen)->version});
+  }
+  // What does not come that way comes when it is got.
+  if (spilled.size() > 1)
+    (void)transfer(wire::TransferVerb::prefetch, spilled, std::chrono::seconds(1));
+  return ids.size();
 }
 
 // Everything else: bad arguments, waiting, a chunk that must be granted, a daemon at work, a fork.
@@ -269,9 +297,10 @@ Result<View> Core::get_slowly(std::string_view id, const GetOptions& options, co
       case Probe::unsealed:
         absent = true;
         break;
+      case Probe::spilled:
+        break;
       case Probe::busy:
       case Probe::changed:
-      case Probe::spilled:
         if (++busy_looks % patience != 0) continue;
         break;  // asking the daemon orders us behind what it is doing
     }

@@ -215,6 +215,40 @@ TEST_SUITE("spilling") {
     }
   }
 
+  TEST_CASE("what is got together comes back together") {
+    SpillingStore store;
+    Client client = store.connect();
+    std::vector<std::string> ids;
+    for (std::size_t i = 0; i < 8; ++i) {
+      ids.push_back(numbered("together", i));
+      put_payload(client, ids.back(), mib);
+      must(spill_one(client, ids.back()));
+    }
+    put_payload(client, "resident", mib);
+    ids.insert(ids.begin() + 4, "resident");
+    ids.push_back("missing");
+    const std::vector<std::string_view> views_of(ids.begin(), ids.end());
+    // With a pool that does not answer for the moment, all that is asked of it can be counted.
+    store.pool().stop();
+    std::string wrong;
+    std::thread getter([&] {
+      const Client own = store.connect();
+      const auto views = own.get_many(views_of);
+      if (!views || views->size() != ids.size()) {
+        wrong = "no views";
+        return;
+      }
+      for (std::size_t i = 0; i + 1 < ids.size(); ++i)
+        wrong += (*views)[i] ? wrong_bytes((*views)[i]->bytes(), mib, ids[i], 1)
+                             : (*views)[i].error().message();
+      if (outcome(views->back()) != "not_found") wrong += "something is there that is not";
+    });
+    CHECK(status_becomes(client, "restoring", 8, std::chrono::milliseconds(1000)) == 8);
+    store.pool().resume();
+    getter.join();
+    CHECK(wrong == "");
+  }
+
   TEST_CASE("views stay as they are while everything around them is spilled and fetched") {
     SpillingStore store({.disk = true});
     Client client = store.connect();
