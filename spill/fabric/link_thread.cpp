@@ -2,7 +2,6 @@
 #include "spill/fabric/link_thread.h"
 
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 
 #include <algorithm>
 #include <array>
@@ -72,8 +71,8 @@ LinkThread::~LinkThread() {
 }
 
 Result<void> LinkThread::open_descriptors() {
-  if (!wake_up_.take(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) ||
-      !epoll_.take(::epoll_create1(EPOLL_CLOEXEC)))
+  epoll_ = Descriptor(::epoll_create1(EPOLL_CLOEXEC));
+  if (!wake_up_ || !epoll_)
     return fail_errno(errno, "no descriptors for a link to " + peer_text_);
   for (const int watched : {wake_up_.get(), endpoint_->wait_descriptor()}) {
     if (watched < 0 || (watched != wake_up_.get() &&
@@ -99,9 +98,7 @@ void LinkThread::wake_up(std::unique_lock<std::mutex>& lock) {
   // Under the lock: afterwards the thread may close the endpoint.
   if (asleep == Asleep::at_queue) (void)fi_cq_signal(endpoint_->cq());
   lock.unlock();
-  if (asleep != Asleep::at_descriptors) return;
-  const std::uint64_t one = 1;
-  (void)!::write(wake_up_.get(), &one, sizeof one);
+  if (asleep == Asleep::at_descriptors) wake_up_.wake();
 }
 
 void LinkThread::close() {
@@ -462,11 +459,8 @@ void LinkThread::sleep_at_queue(int timeout_ms) {
 void LinkThread::sleep_at_descriptors(int timeout_ms) {
   std::array<epoll_event, 2> events;
   const int count = ::epoll_wait(epoll_.get(), events.data(), events.size(), timeout_ms);
-  for (int i = 0; i < count; ++i) {
-    if (events[static_cast<std::size_t>(i)].data.fd != wake_up_.get()) continue;
-    std::uint64_t ignored = 0;
-    (void)!::read(wake_up_.get(), &ignored, sizeof ignored);
-  }
+  for (int i = 0; i < count; ++i)
+    if (events[static_cast<std::size_t>(i)].data.fd == wake_up_.get()) wake_up_.clear();
   const std::lock_guard lock(mutex_);
   asleep_ = Asleep::no;
 }

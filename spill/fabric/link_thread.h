@@ -29,7 +29,8 @@
 #include "spill/fabric/memory.h"
 #include "spill/fabric/transfers.h"
 #include "spill/pool/data_link.h"
-#include "spill/fabric/descriptor.h"
+#include "spill/waker.h"
+#include "store/descriptor.h"
 
 namespace forebay::spill::fabric {
 
@@ -143,7 +144,7 @@ class LinkThread : public std::enable_shared_from_this<LinkThread> {
   bool close_asked_ = false;            // guarded by mutex_
   bool close_answered_ = false;         // guarded by mutex_
   bool end_asked_ = false;              // guarded by mutex_
-  Descriptor wake_up_;
+  Waker wake_up_;
   Descriptor epoll_;
   std::thread thread_;
 };

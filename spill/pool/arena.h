@@ -20,7 +20,7 @@
 #include <string>
 #include <vector>
 
-#include "spill/pool/descriptor.h"
+#include "store/descriptor.h"
 #include "store/error.h"
 #include "store/tier.h"
 

@@ -9,8 +9,8 @@
 #include <cerrno>
 #include <string_view>
 
-#include "spill/pool/descriptor.h"
 #include "spill/pool/hmac.h"
+#include "store/descriptor.h"
 
 namespace forebay::spill::pool {
 namespace {

@@ -19,6 +19,7 @@
 #include "spill/pool/control_channel.h"
 #include "spill/pool/handshake.h"
 #include "spill/pool/key_file.h"
+#include "spill/waker.h"
 #include "store/units.h"
 
 namespace forebay::spill {

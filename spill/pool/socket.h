@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "spill/pool/descriptor.h"
+#include "store/descriptor.h"
 #include "store/error.h"
 
 namespace forebay::spill::pool {

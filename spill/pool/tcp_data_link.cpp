@@ -18,6 +18,7 @@
 
 #include "spill/pool/socket.h"
 #include "spill/pool/tcp_data_frames.h"
+#include "spill/waker.h"
 
 namespace forebay::spill {
 

@@ -19,6 +19,7 @@
 #include "spill/pool/hmac.h"
 #include "spill/pool/socket.h"
 #include "spill/pool/tcp_data_frames.h"
+#include "spill/waker.h"
 #include "store/shm/failpoint.h"
 
 namespace forebay::spill {

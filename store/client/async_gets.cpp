@@ -32,7 +32,7 @@ Deadline now() { return std::chrono::steady_clock::now(); }
 
 class AsyncGetsState {
  public:
-  AsyncGetsState(std::shared_ptr<Core> core, wire::Descriptor poll_set)
+  AsyncGetsState(std::shared_ptr<Core> core, Descriptor poll_set)
       : core_(std::move(core)), poll_set_(std::move(poll_set)) {
     add_lane();
   }
@@ -83,7 +83,7 @@ class AsyncGetsState {
   void set_alarm();
 
   std::shared_ptr<Core> core_;
-  wire::Descriptor poll_set_;
+  Descriptor poll_set_;
   Timer alarm_;  // at the first deadline
   std::vector<std::unique_ptr<Lane>> lanes_;
   Open open_;

@@ -15,7 +15,7 @@
 namespace forebay::client {
 namespace {
 
-std::uint64_t object_bytes(const wire::Descriptor& object) {
+std::uint64_t object_bytes(const Descriptor& object) {
   struct stat status {};
   return ::fstat(object.get(), &status) == 0 ? static_cast<std::uint64_t>(status.st_size) : 0;
 }
@@ -75,13 +75,13 @@ Attachment* Attachment::fresh() {
 }
 
 Result<Attachment*> Attachment::map(const wire::HelloReply& hello,
-                                    std::span<wire::Descriptor> descriptors,
+                                    std::span<Descriptor> descriptors,
                                     std::weak_ptr<Core> core) {
   if (descriptors.size() != 3)
     return fail(Errc::bad_message, "the daemon's greeting came without its descriptors");
   const auto leave = [](Attachment* unfinished) { unfinished->leave(); };
   std::unique_ptr<Attachment, decltype(leave)> attachment(fresh());
-  wire::Descriptor index = std::move(descriptors[0]);
+  Descriptor index = std::move(descriptors[0]);
   attachment->arena_object_ = std::move(descriptors[1]);
   attachment->table_object_ = std::move(descriptors[2]);
   const std::uint64_t table_bytes = object_bytes(attachment->table_object_);
@@ -277,7 +277,7 @@ void Attachment::close_windows_in_child() {
 void Attachment::adopt_in_child(int table, std::uint32_t slot, std::uint64_t token) {
   close_windows_in_child();
   shm::remap_in_place(table_.data(), table_.size(), table, false);
-  table_object_ = wire::Descriptor(table);
+  table_object_ = Descriptor(table);
   slot_ = slot;
   token_ = token;
   // A restarted daemon that never heard of this child finds it here.

@@ -36,7 +36,7 @@ class Attachment {
   // Maps what came with the greeting: index, arena and pin table. The caller has the first share,
   // and gives it back by `leave`.
   static Result<Attachment*> map(const wire::HelloReply& hello,
-                                 std::span<wire::Descriptor> descriptors,
+                                 std::span<Descriptor> descriptors,
                                  std::weak_ptr<Core> core);
 
   // --- shares
@@ -177,8 +177,8 @@ class Attachment {
   shm::Mapping index_mapping_;
   shm::Mapping arena_;
   shm::Mapping table_;
-  wire::Descriptor arena_object_;
-  wire::Descriptor table_object_;
+  Descriptor arena_object_;
+  Descriptor table_object_;
   shm::IndexMap index_;
   shm::PinTableHead* head_ = nullptr;
   std::atomic<std::uint32_t>* counts_ = nullptr;

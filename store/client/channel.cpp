@@ -23,8 +23,8 @@ Deadline now() { return std::chrono::steady_clock::now(); }
 
 }  // namespace
 
-Result<wire::Descriptor> Channel::make_poll_set() {
-  wire::Descriptor poll_set(::epoll_create1(EPOLL_CLOEXEC));
+Result<Descriptor> Channel::make_poll_set() {
+  Descriptor poll_set(::epoll_create1(EPOLL_CLOEXEC));
   if (!poll_set) return fail_errno(errno, "cannot make an epoll instance");
   return poll_set;
 }

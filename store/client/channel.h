@@ -33,7 +33,7 @@ class Channel {
   static constexpr std::uint32_t first_number = 2;
 
   // An epoll instance for it to be in.
-  static Result<wire::Descriptor> make_poll_set();
+  static Result<Descriptor> make_poll_set();
 
   // Not connected yet. `poll_set` outlives it.
   Channel(std::shared_ptr<Core> core, int poll_set);
@@ -93,7 +93,7 @@ class Channel {
   std::uint64_t fork_generation_;
   State state_ = State::away;
   bool fresh_ = false;  // connected, and the owner has not been told
-  wire::Descriptor socket_;
+  Descriptor socket_;
   std::deque<std::vector<std::byte>> outbox_;  // what the socket has not taken yet
   std::vector<std::byte> buffer_;
   Timer retry_;

@@ -76,7 +76,7 @@ void Connection::read_one(std::unique_lock<std::mutex>& lock, Deadline deadline)
 }
 
 void Connection::deliver(std::span<const std::byte> frame,
-                         std::vector<wire::Descriptor> descriptors) {
+                         std::vector<Descriptor> descriptors) {
   const auto header = wire::decode_header(frame);
   if (!header) {
     broken_.store(true, std::memory_order_release);
@@ -107,7 +107,7 @@ void Connection::undo_lost_create(std::span<const std::byte> frame) {
     (void)wire::send_frame(socket_.get(), request, {});
 }
 
-void Connection::replace_in_child(wire::Descriptor socket) {
+void Connection::replace_in_child(Descriptor socket) {
   // The other threads, and what they waited for, do not exist here.
   waiters_.clear();
   somebody_reads_ = false;

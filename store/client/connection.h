@@ -29,12 +29,12 @@ template <class Message>
 struct Answer {
   Message message;
   std::vector<std::byte> frame;
-  std::vector<wire::Descriptor> descriptors;
+  std::vector<Descriptor> descriptors;
 };
 
 class Connection {
  public:
-  explicit Connection(wire::Descriptor socket)
+  explicit Connection(Descriptor socket)
       : socket_(std::move(socket)), buffer_(wire::frame_bytes_max + 1) {}
 
   // Sends a request and waits for its reply. Fails with disconnected when the connection is or gets
@@ -94,13 +94,13 @@ class Connection {
   // for is void, and the socket becomes the child's own.
   void lock_for_fork() { mutex_.lock(); }
   void unlock_in_parent() { mutex_.unlock(); }
-  void replace_in_child(wire::Descriptor socket);
+  void replace_in_child(Descriptor socket);
 
  private:
   struct Waiter {
     bool arrived = false;
     std::vector<std::byte> frame;
-    std::vector<wire::Descriptor> descriptors;
+    std::vector<Descriptor> descriptors;
     std::condition_variable ready;
   };
 
@@ -111,10 +111,10 @@ class Connection {
   void pass_on_reading();
   // Reads one frame and delivers it; the lock is not held while waiting.
   void read_one(std::unique_lock<std::mutex>& lock, Deadline deadline);
-  void deliver(std::span<const std::byte> frame, std::vector<wire::Descriptor> descriptors);
+  void deliver(std::span<const std::byte> frame, std::vector<Descriptor> descriptors);
   void undo_lost_create(std::span<const std::byte> frame);
 
-  wire::Descriptor socket_;
+  Descriptor socket_;
   std::mutex mutex_;
   std::unordered_map<std::uint32_t, Waiter*> waiters_;  // Guarded by mutex_.
   std::uint32_t next_number_ = 1;                        // Guarded by mutex_.

@@ -234,7 +234,7 @@ Result<std::shared_ptr<Connection>> Core::greet(Deadline deadline) {
 }
 
 Result<void> Core::take_in(const wire::HelloReply& hello,
-                           std::vector<wire::Descriptor> descriptors) {
+                           std::vector<Descriptor> descriptors) {
   if (hello.table_kept != 0) return {};
   auto attachment = Attachment::map(hello, descriptors, weak_from_this());
   if (!attachment) return fail(std::move(attachment.error()));
@@ -400,7 +400,7 @@ void Core::after_fork_in_child() {
     connection_ = connection_at_fork_;
   } else {
     if (connection_at_fork_ != nullptr)
-      connection_at_fork_->replace_in_child(wire::Descriptor());
+      connection_at_fork_->replace_in_child(Descriptor());
     connection_ = nullptr;
     if (attachment != nullptr) attachment->abandon_in_child();
   }

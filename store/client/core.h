@@ -224,7 +224,7 @@ class Core : public std::enable_shared_from_this<Core> {
   Result<std::shared_ptr<Connection>> connected(Deadline deadline);
   Result<std::shared_ptr<Connection>> reconnect(Deadline deadline);
   Result<std::shared_ptr<Connection>> greet(Deadline deadline);
-  Result<void> take_in(const wire::HelloReply& hello, std::vector<wire::Descriptor> descriptors);
+  Result<void> take_in(const wire::HelloReply& hello, std::vector<Descriptor> descriptors);
   std::size_t bring_back(std::span<const std::string_view> ids, std::uint64_t version);
   Result<View> get_slowly(std::string_view id, const GetOptions& options, const Ref* ref,
                           Deadline until);
@@ -280,8 +280,8 @@ class Core : public std::enable_shared_from_this<Core> {
   Attachment* at_fork_ = nullptr;
   std::shared_ptr<Connection> connection_at_fork_;
   wire::ForkReply child_identity_;
-  wire::Descriptor child_table_;
-  wire::Descriptor child_socket_;
+  Descriptor child_table_;
+  Descriptor child_socket_;
   bool copied_for_child_ = false;
   bool frozen_at_fork_ = false;
 };
@@ -306,7 +306,7 @@ class Access {
   static Result<PrivateView> private_view(View view);
   static SegmentRange range_of(View view, std::uint64_t offset, std::uint64_t size);
   static SegmentRange range_of(std::span<const std::byte> bytes);
-  static Result<SegmentRange> range_of(const wire::Descriptor& memory, std::uint64_t size);
+  static Result<SegmentRange> range_of(const Descriptor& memory, std::uint64_t size);
   static const Core::Reserved& reserved_of(const Builder& builder);
   static Claim claim(std::unique_ptr<ClaimState> state);
   // Its description, in `room` if it lies in the record.

@@ -66,14 +66,14 @@ Result<std::string> find_program(const std::string& given) {
 
 // What the starting process says goes to a file without a name: a pipe could be held open by
 // whatever it starts.
-wire::Descriptor nameless_file() {
+Descriptor nameless_file() {
   char path[] = "/tmp/forebay-start-XXXXXX";
-  wire::Descriptor file(::mkostemp(path, O_CLOEXEC));
+  Descriptor file(::mkostemp(path, O_CLOEXEC));
   if (file) ::unlink(path);
   return file;
 }
 
-std::string contents(const wire::Descriptor& file) {
+std::string contents(const Descriptor& file) {
   char text[1024] = {};
   const ssize_t size = ::pread(file.get(), text, sizeof text - 1, 0);
   std::string said(text, size > 0 ? static_cast<std::size_t>(size) : 0);
@@ -87,7 +87,7 @@ Result<void> start_daemon(const std::string& program, const std::string& socket_
                           wire::Deadline deadline) {
   const auto found = find_program(program);
   if (!found) return fail(found.error());
-  const wire::Descriptor said = nameless_file();
+  const Descriptor said = nameless_file();
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);

@@ -36,7 +36,7 @@ std::vector<Event> events_of(const wire::EventsReply& reply) {
 
 class SubscriptionState {
  public:
-  SubscriptionState(std::shared_ptr<Core> core, wire::Descriptor poll_set, std::string_view prefix,
+  SubscriptionState(std::shared_ptr<Core> core, Descriptor poll_set, std::string_view prefix,
                     const EventCursor& from)
       : core_(std::move(core)),
         poll_set_(std::move(poll_set)),
@@ -57,7 +57,7 @@ class SubscriptionState {
   std::optional<Result<Reply>> arrived();
 
   std::shared_ptr<Core> core_;
-  wire::Descriptor poll_set_;
+  Descriptor poll_set_;
   Channel channel_;
   std::string prefix_;
   EventCursor cursor_;

@@ -61,7 +61,7 @@ SegmentRange Access::range_of(std::span<const std::byte> bytes) {
   return range;
 }
 
-Result<SegmentRange> Access::range_of(const wire::Descriptor& memory, std::uint64_t size) {
+Result<SegmentRange> Access::range_of(const Descriptor& memory, std::uint64_t size) {
   // Shared, so that the pages are those that came: nobody else has the descriptor any more.
   void* const address =
       ::mmap(nullptr, size, PROT_READ, MAP_SHARED | MAP_POPULATE, memory.get(), 0);

@@ -8,7 +8,7 @@
 #include <chrono>
 #include <optional>
 
-#include "store/shm/descriptor.h"
+#include "store/descriptor.h"
 #include "store/wire/socket.h"
 
 namespace forebay::client {
@@ -37,7 +37,7 @@ class Timer {
 
  private:
   static_assert(std::is_same_v<wire::Deadline::duration, std::chrono::nanoseconds>);
-  shm::Descriptor descriptor_;
+  Descriptor descriptor_;
   std::optional<wire::Deadline> set_;
 };
 

@@ -40,7 +40,7 @@ Result<Instance> Instance::claim(const std::string& socket_path) {
   if (auto checked = check_directory(directory_of(socket_path)); !checked)
     return fail(std::move(checked.error()));
   const std::string lock_path = socket_path + ".lock";
-  shm::Descriptor lock(
+  Descriptor lock(
       ::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!lock) return fail_errno(errno, "cannot open the lock file " + lock_path);
   if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
@@ -71,7 +71,7 @@ std::optional<StoreUuid> Instance::stored() const {
 Result<void> Instance::remember(const StoreUuid& store) {
   const std::string temporary = state_path() + ".new";
   const std::string text = "store " + format_uuid(store) + "\n";
-  shm::Descriptor file(
+  Descriptor file(
       ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!file || ::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()) ||
       ::rename(temporary.c_str(), state_path().c_str()) != 0)

@@ -10,9 +10,9 @@
 #include <optional>
 #include <string>
 
+#include "store/descriptor.h"
 #include "store/error.h"
 #include "store/ref.h"
-#include "store/shm/descriptor.h"
 
 namespace forebay::daemon {
 
@@ -31,12 +31,12 @@ class Instance {
   void remove_socket();
 
  private:
-  Instance(std::string socket_path, shm::Descriptor lock)
+  Instance(std::string socket_path, Descriptor lock)
       : socket_path_(std::move(socket_path)), lock_(std::move(lock)) {}
   std::string state_path() const { return socket_path_ + ".state"; }
 
   std::string socket_path_;
-  shm::Descriptor lock_;
+  Descriptor lock_;
 };
 
 }  // namespace forebay::daemon

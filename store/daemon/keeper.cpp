@@ -23,7 +23,7 @@
 #include <thread>
 
 #include "store/daemon/log.h"
-#include "store/shm/descriptor.h"
+#include "store/descriptor.h"
 
 namespace forebay::daemon {
 namespace {
@@ -34,16 +34,16 @@ constexpr auto served_after = std::chrono::seconds(1);
 constexpr int deaths_max = 10;
 constexpr int first_passed_descriptor = 3;
 
-using Kept = std::map<std::string, shm::Descriptor>;
+using Kept = std::map<std::string, Descriptor>;
 
-Result<shm::Descriptor> notify_socket(const std::string& path) {
+Result<Descriptor> notify_socket(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path)
     return fail(Errc::bad_argument, "the keeper's socket path is too long: " + path);
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
   ::unlink(path.c_str());
-  shm::Descriptor socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  Descriptor socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   const mode_t mask = ::umask(0177);
   const int bound =
       ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
@@ -54,8 +54,8 @@ Result<shm::Descriptor> notify_socket(const std::string& path) {
 }
 
 // Held for as long as this process lives. A second keeper would take the first one's socket away.
-Result<shm::Descriptor> only_keeper(const std::string& path) {
-  shm::Descriptor lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+Result<Descriptor> only_keeper(const std::string& path) {
+  Descriptor lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!lock) return fail_errno(errno, "cannot open the keeper's lock file " + path);
   if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0)
     return fail(Errc::already_running, "another forebayd keeps the memory of the daemon there (it "
@@ -73,7 +73,7 @@ std::string value_of(std::string_view text, std::string_view key) {
   return {};
 }
 
-void take_messages(const shm::Descriptor& socket, Kept& kept) {
+void take_messages(const Descriptor& socket, Kept& kept) {
   while (true) {
     std::array<char, 4096> text{};
     alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * 8)> control{};
@@ -85,7 +85,7 @@ void take_messages(const shm::Descriptor& socket, Kept& kept) {
     message.msg_controllen = control.size();
     const ssize_t size = ::recvmsg(socket.get(), &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
     if (size < 0) return;
-    std::vector<shm::Descriptor> descriptors;
+    std::vector<Descriptor> descriptors;
     for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
          header = CMSG_NXTHDR(&message, header)) {
       if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
@@ -147,7 +147,7 @@ Result<int> keep(const std::string& program, std::vector<std::string> arguments,
   sigemptyset(&mask);
   for (const int signal : {SIGTERM, SIGINT, SIGCHLD}) sigaddset(&mask, signal);
   ::sigprocmask(SIG_BLOCK, &mask, nullptr);
-  const shm::Descriptor signals(::signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK));
+  const Descriptor signals(::signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK));
 
   Kept kept;
   int deaths = 0;

@@ -12,12 +12,12 @@
 #include <iostream>
 #include <thread>
 
+#include "spill/node_tiers.h"
 #include "store/daemon/capacity.h"
 #include "store/daemon/instance.h"
 #include "store/daemon/keeper.h"
 #include "store/daemon/log.h"
 #include "store/daemon/options.h"
-#include "spill/node_tiers.h"
 #include "store/daemon/server.h"
 #include "store/shm/failpoint.h"
 #include "store/units.h"
@@ -35,7 +35,7 @@ constexpr std::uint64_t least_disk_bytes = mebibyte;
 // Says how starting went to the process that waits for it, when detached.
 class Readiness {
  public:
-  explicit Readiness(shm::Descriptor pipe) : pipe_(std::move(pipe)) {}
+  explicit Readiness(Descriptor pipe) : pipe_(std::move(pipe)) {}
   void ready() { say("ok\n"); }
   void failed(const std::string& why) { say(why + "\n"); }
 
@@ -44,7 +44,7 @@ class Readiness {
     if (pipe_) (void)!::write(pipe_.get(), text.data(), text.size());
     pipe_.reset();
   }
-  shm::Descriptor pipe_;
+  Descriptor pipe_;
 };
 
 log::Level level_of(const std::string& name) {
@@ -341,7 +341,7 @@ int start(const Options& options, const std::string& socket_path, int argc, char
     if (!status) std::cerr << "forebayd: " << status.error().message() << "\n";
     return status ? *status : 1;
   }
-  shm::Descriptor say;
+  Descriptor say;
   if (options.detach) {
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0) {
@@ -358,7 +358,7 @@ int start(const Options& options, const std::string& socket_path, int argc, char
       return wait_for_readiness(ends[0]);
     }
     leave_everything(ends[1]);
-    say = shm::Descriptor(3);
+    say = Descriptor(3);
   }
   raise_descriptor_limit();
   prepare_signals();

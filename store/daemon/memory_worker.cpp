@@ -29,7 +29,7 @@ void touch_pages(std::byte* start, std::uint64_t bytes) {
 
 }  // namespace
 
-MemoryWorker::MemoryWorker(const shm::Descriptor& index, const shm::Descriptor& arena,
+MemoryWorker::MemoryWorker(const Descriptor& index, const Descriptor& arena,
                            shm::Mapping& index_mapping, shm::Mapping& arena_mapping,
                            bool huge_pages, BeforePunch before_punch)
     : index_(index),

@@ -33,7 +33,7 @@ class MemoryWorker {
   // touching it through the mappings, which were advised: `fallocate` alone gets small pages.
   // `before_punch` is told of the bytes of the arena that are about to lose their memory.
   using BeforePunch = std::function<void(std::span<const std::byte>)>;
-  MemoryWorker(const shm::Descriptor& index, const shm::Descriptor& arena,
+  MemoryWorker(const Descriptor& index, const Descriptor& arena,
                shm::Mapping& index_mapping, shm::Mapping& arena_mapping, bool huge_pages,
                BeforePunch before_punch = {});
   ~MemoryWorker();
@@ -47,13 +47,13 @@ class MemoryWorker {
   std::error_code perform(const MemoryJob& job);
   std::error_code grow(const Extent& extent);
 
-  const shm::Descriptor& index_;
-  const shm::Descriptor& arena_;
+  const Descriptor& index_;
+  const Descriptor& arena_;
   shm::Mapping& index_mapping_;
   shm::Mapping& arena_mapping_;
   bool huge_pages_;
   BeforePunch before_punch_;
-  shm::Descriptor wake_;
+  Descriptor wake_;
   std::mutex mutex_;
   std::condition_variable arrived_;
   std::deque<MemoryJob> urgent_;      // Guarded by mutex_.

@@ -19,7 +19,7 @@ std::uint64_t chunk_offset(std::uint32_t chunk) {
 
 }  // namespace
 
-PinTables::Table::Table(shm::Descriptor object_in, shm::Mapping mapping_in,
+PinTables::Table::Table(Descriptor object_in, shm::Mapping mapping_in,
                         std::uint64_t number_in)
     : object(std::move(object_in)),
       mapping(std::move(mapping_in)),

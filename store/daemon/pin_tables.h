@@ -43,7 +43,7 @@ class PinTables final : public PinCensus {
   bool holds_any(Slot slot) const;
   // Its process has taken pages of it away.
   bool broken(Slot slot) const { return tables_[slot]->guard.broken(); }
-  const shm::Descriptor& descriptor(Slot slot) const { return tables_[slot]->object; }
+  const Descriptor& descriptor(Slot slot) const { return tables_[slot]->object; }
   shm::PinTableHead& head(Slot slot) const { return *tables_[slot]->head; }
   void describe(Slot slot, std::uint32_t pid, std::string name);
 
@@ -66,8 +66,8 @@ class PinTables final : public PinCensus {
 
  private:
   struct Table {
-    Table(shm::Descriptor object, shm::Mapping mapping, std::uint64_t number);
-    shm::Descriptor object;
+    Table(Descriptor object, shm::Mapping mapping, std::uint64_t number);
+    Descriptor object;
     shm::Mapping mapping;
     shm::Guard guard;
     shm::PinTableHead* head;

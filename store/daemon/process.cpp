@@ -49,23 +49,23 @@ Result<Peer> peer_of(int socket) {
   return Peer{credentials.pid, credentials.uid, credentials.gid};
 }
 
-Result<shm::Descriptor> watch_process(pid_t pid) {
-  shm::Descriptor pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+Result<Descriptor> watch_process(pid_t pid) {
+  Descriptor pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   if (!pidfd) return fail_errno(errno, "cannot watch process " + std::to_string(pid));
   return pidfd;
 }
 
-Result<shm::Descriptor> watch_peer(int socket, const Peer& peer) {
+Result<Descriptor> watch_peer(int socket, const Peer& peer) {
   int number = -1;
   socklen_t size = sizeof number;
   if (::getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &number, &size) == 0) {
     ::fcntl(number, F_SETFD, FD_CLOEXEC);
-    return shm::Descriptor(number);
+    return Descriptor(number);
   }
   return watch_process(peer.pid);
 }
 
-bool has_ended(const shm::Descriptor& pidfd) {
+bool has_ended(const Descriptor& pidfd) {
   pollfd poll{pidfd.get(), POLLIN, 0};
   return ::poll(&poll, 1, 0) == 1;
 }
@@ -107,7 +107,7 @@ std::string program_of(pid_t pid) {
   return name.substr(0, 64);
 }
 
-std::optional<bool> maps_object(pid_t pid, const shm::Descriptor& object) {
+std::optional<bool> maps_object(pid_t pid, const Descriptor& object) {
   struct stat status {};
   if (::fstat(object.get(), &status) != 0) return std::nullopt;
   std::ifstream maps(proc_path(pid, "maps"));

@@ -10,8 +10,8 @@
 #include <optional>
 #include <string>
 
+#include "store/descriptor.h"
 #include "store/error.h"
-#include "store/shm/descriptor.h"
 
 namespace forebay::daemon {
 
@@ -26,9 +26,9 @@ Result<Peer> peer_of(int socket);
 
 // A descriptor that becomes readable when the process ends; from the socket where the kernel can,
 // so that no other process of the same number can be meant.
-Result<shm::Descriptor> watch_peer(int socket, const Peer& peer);
-Result<shm::Descriptor> watch_process(pid_t pid);
-bool has_ended(const shm::Descriptor& pidfd);
+Result<Descriptor> watch_peer(int socket, const Peer& peer);
+Result<Descriptor> watch_process(pid_t pid);
+bool has_ended(const Descriptor& pidfd);
 
 // Clock ticks after boot at which the process started; nothing if it does not exist.
 std::optional<std::uint64_t> start_time_of(pid_t pid);
@@ -38,7 +38,7 @@ std::string program_of(pid_t pid);
 
 // Whether the process maps the object; nothing if this may not be looked at. A process that maps no
 // index of the store any more has executed another program.
-std::optional<bool> maps_object(pid_t pid, const shm::Descriptor& object);
+std::optional<bool> maps_object(pid_t pid, const Descriptor& object);
 
 std::array<std::uint8_t, 16> boot_id();
 

@@ -75,7 +75,7 @@ Result<Process*> Processes::claim(const Peer& peer, std::uint64_t start_time) {
   return &processes_.emplace(slot, std::move(process)).first->second;
 }
 
-Result<Process*> Processes::admit(const Peer& peer, shm::Descriptor pidfd, std::string program) {
+Result<Process*> Processes::admit(const Peer& peer, Descriptor pidfd, std::string program) {
   const auto start_time = start_time_of(peer.pid);
   if (!start_time || has_ended(pidfd))
     return fail(Errc::disconnected, "process " + std::to_string(peer.pid) + " is gone");
@@ -162,7 +162,7 @@ void Processes::disconnected(Process& process, TimePoint now) {
   process.look_at = now + (process.said_goodbye ? Clock::duration{0} : process.look_pause);
 }
 
-std::vector<Slot> Processes::departed(TimePoint now, const shm::Descriptor& index_object) {
+std::vector<Slot> Processes::departed(TimePoint now, const Descriptor& index_object) {
   std::vector<Slot> slots;
   for (auto& [slot, process] : processes_) {
     if (process.session != 0 || process.peer.pid == 0 || now < process.look_at) continue;

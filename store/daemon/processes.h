@@ -26,7 +26,7 @@ struct Process {
   Peer peer;                     // pid 0: a fork's child that has not said yet who it is
   std::uint64_t start_time = 0;
   std::uint64_t token = 0;
-  shm::Descriptor pidfd;         // none: not known yet
+  Descriptor pidfd;         // none: not known yet
   SessionId session = 0;         // 0: not connected now
   bool said_goodbye = false;     // it makes no more pins; the slot goes with the last one
   std::string program;
@@ -39,7 +39,7 @@ class Processes {
   Processes(shm::IndexMap index, PinTables& tables);
 
   // A slot and a table for a process that has just connected. Fails with limit_reached.
-  Result<Process*> admit(const Peer& peer, shm::Descriptor pidfd, std::string program);
+  Result<Process*> admit(const Peer& peer, Descriptor pidfd, std::string program);
   // The slot that this process still has from before; nothing if the claim is not true.
   Process* readmit(Slot slot, std::uint64_t token, const Peer& peer);
   // A slot for a child that is about to be forked, with a copy of the parent's pins.
@@ -54,7 +54,7 @@ class Processes {
   void dismiss(Slot slot);
 
   // Slots whose processes have exec'ed, or have said goodbye and let go of everything.
-  std::vector<Slot> departed(TimePoint now, const shm::Descriptor& index_object);
+  std::vector<Slot> departed(TimePoint now, const Descriptor& index_object);
   std::optional<TimePoint> next_look() const;
   void disconnected(Process& process, TimePoint now);
 

@@ -30,7 +30,7 @@ constexpr std::uint64_t id_mask = (std::uint64_t{1} << 56U) - 1;
 
 }  // namespace
 
-Server::Server(StoreMemory& memory, wire::Descriptor listener, const ServerOptions& options,
+Server::Server(StoreMemory& memory, Descriptor listener, const ServerOptions& options,
                std::unique_ptr<Spill> spill)
     : memory_(memory),
       options_(options),
@@ -48,7 +48,7 @@ Server::Server(StoreMemory& memory, wire::Descriptor listener, const ServerOptio
       started_at_(now_),
       last_client_at_(now_),
       next_check_at_(now_ + check_interval) {
-  spare_ = wire::Descriptor(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  spare_ = Descriptor(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   // One more than any frame: a longer one is seen to be cut.
   inbox_.resize(wire::frame_bytes_max + 1);
   frame_.reserve(wire::frame_bytes_max);
@@ -124,7 +124,7 @@ Result<Ending> Server::serve() {
   sigset_t mask;
   sigemptyset(&mask);
   for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&mask, signal);
-  signals_ = shm::Descriptor(::signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK));
+  signals_ = Descriptor(::signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!signals_ || !epoll_ || !wake_) return fail_errno(errno, "cannot set up the event loop");
   watch(listener_.get(), EPOLLIN, tag(Source::listener, 0));
   watch(signals_.get(), EPOLLIN, tag(Source::signal, 0));
@@ -249,7 +249,7 @@ void Server::start(MemoryJob job) { worker_->submit(std::move(job)); }
 
 void Server::accept_sessions() {
   for (int i = 0; i < events_per_turn; ++i) {
-    wire::Descriptor socket(
+    Descriptor socket(
         ::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!socket) {
       if ((errno == EMFILE || errno == ENFILE) && turn_newcomer_away()) continue;
@@ -266,7 +266,7 @@ void Server::accept_sessions() {
     session->id = next_session_++;
     session->opened_at = now_;
     const auto peer = peer_of(socket.get());
-    auto pidfd = peer ? watch_peer(socket.get(), *peer) : Result<shm::Descriptor>(shm::Descriptor());
+    auto pidfd = peer ? watch_peer(socket.get(), *peer) : Result<Descriptor>(Descriptor());
     session->socket = std::move(socket);
     Session& added = *sessions_.emplace(session->id, std::move(session)).first->second;
     watch(added.socket.get(), EPOLLIN, tag(Source::session, added.id));
@@ -286,7 +286,7 @@ void Server::accept_sessions() {
 // is kept to accept it with, and to say why it cannot stay. False: none came, or nobody can.
 bool Server::turn_newcomer_away() {
   spare_.reset();
-  wire::Descriptor socket(
+  Descriptor socket(
       ::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   const bool out_of_descriptors = !socket && (errno == EMFILE || errno == ENFILE);
   const bool came = static_cast<bool>(socket);
@@ -295,7 +295,7 @@ bool Server::turn_newcomer_away() {
                     fail(Errc::limit_reached, "forebayd has no descriptors left; end some clients, "
                                               "or start it with a larger limit (ulimit -n)")
                         .error);
-  spare_ = wire::Descriptor(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  spare_ = Descriptor(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   if (out_of_descriptors) {
     // Somebody else has taken even that one.
     listening_ = false;
@@ -305,12 +305,12 @@ bool Server::turn_newcomer_away() {
 }
 
 void Server::listen_again() {
-  if (!spare_) spare_ = wire::Descriptor(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  if (!spare_) spare_ = Descriptor(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   listening_ = true;
   watch(listener_.get(), EPOLLIN, tag(Source::listener, 0));
 }
 
-void Server::refuse_newcomer(wire::Descriptor socket, const Error& error) {
+void Server::refuse_newcomer(Descriptor socket, const Error& error) {
   if (now_ >= complain_at_) {
     log::warning("newcomers_refused", {{"reason", error.message()}});
     complain_at_ = now_ + complaint_interval;
@@ -387,7 +387,7 @@ void Server::process_died(Slot slot) {
 // A table that was shared at a fork, and that its process needs no more, goes on as a living heir's.
 bool Server::pass_on(Process& process) {
   if (!tables_.holds_any(process.slot)) return false;
-  const shm::Descriptor former = std::move(process.pidfd);
+  const Descriptor former = std::move(process.pidfd);
   if (!processes_.inherit(process)) return false;
   end_side_sessions(process.slot);
   if (former) ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, former.get(), nullptr);
@@ -447,7 +447,7 @@ void Server::flush(Session& session) {
   while (!session.outbox.empty()) {
     const Session::Outgoing& first = session.outbox.front();
     std::vector<int> descriptors;
-    for (const shm::Descriptor& descriptor : first.descriptors)
+    for (const Descriptor& descriptor : first.descriptors)
       descriptors.push_back(descriptor.get());
     const wire::Sent sent =
         wire::send_frame(session.socket.get(), first.frame, descriptors);

@@ -48,7 +48,7 @@ class Server final : public Outside {
  public:
   // Everything given must outlive the server. The listener is listening. `spill`: the tiers, if there
   // are any.
-  Server(StoreMemory& memory, wire::Descriptor listener, const ServerOptions& options,
+  Server(StoreMemory& memory, Descriptor listener, const ServerOptions& options,
          std::unique_ptr<Spill> spill = nullptr);
   ~Server() override;
 
@@ -103,7 +103,7 @@ class Server final : public Outside {
     Ticket ticket;
     wire::RangeReply reply;
     std::vector<std::byte> small;
-    shm::Descriptor memory;
+    Descriptor memory;
     std::span<std::byte> mapped;
   };
   struct ImportInFlight {
@@ -121,7 +121,7 @@ class Server final : public Outside {
   void dispatch(std::uint64_t tag, std::uint32_t events);
   void accept_sessions();
   bool turn_newcomer_away();
-  void refuse_newcomer(wire::Descriptor socket, const Error& error);
+  void refuse_newcomer(Descriptor socket, const Error& error);
   void listen_again();
   void serve_session(SessionId id, std::uint32_t events);
   void handle_signal();
@@ -210,8 +210,8 @@ class Server final : public Outside {
 
   StoreMemory& memory_;
   ServerOptions options_;
-  wire::Descriptor listener_;
-  wire::Descriptor spare_;              // given up to tell newcomers that there are no more
+  Descriptor listener_;
+  Descriptor spare_;              // given up to tell newcomers that there are no more
   bool listening_ = true;               // false: not even that, until the next check
   TimePoint complain_at_{};             // not before: of newcomers that were turned away
   PinTables tables_;
@@ -226,9 +226,9 @@ class Server final : public Outside {
   TimePoint complain_of_tiers_at_{};
   std::unique_ptr<SpillPort> port_;              // none: there are no tiers
   std::unique_ptr<MemoryWorker> worker_;         // tells the port of what it punches
-  shm::Descriptor epoll_;
-  shm::Descriptor signals_;
-  shm::Descriptor wake_;
+  Descriptor epoll_;
+  Descriptor signals_;
+  Descriptor wake_;
   std::unordered_map<SessionId, std::unique_ptr<Session>> sessions_;
   SessionId next_session_ = 1;
   std::vector<std::byte> inbox_;

@@ -180,7 +180,7 @@ void Server::range(Session& session, std::uint32_t number, const wire::RangeRequ
   if (request.size <= range_inline_bytes) {
     flight.small.resize(request.size);
   } else {
-    flight.memory = shm::Descriptor(::memfd_create("forebay-range", MFD_CLOEXEC));
+    flight.memory = Descriptor(::memfd_create("forebay-range", MFD_CLOEXEC));
     void* address = MAP_FAILED;
     if (flight.memory && ::ftruncate(flight.memory.get(), static_cast<off_t>(request.size)) == 0 &&
         ::posix_fallocate(flight.memory.get(), 0, static_cast<off_t>(request.size)) == 0)

@@ -22,9 +22,9 @@ namespace forebay::daemon {
 
 struct Session {
   SessionId id = 0;
-  wire::Descriptor socket;
+  Descriptor socket;
   Peer peer;                    // as the kernel said at accept
-  shm::Descriptor pidfd;        // until the process has a slot, which then owns it
+  Descriptor pidfd;        // until the process has a slot, which then owns it
   TimePoint opened_at;
   bool admitted = false;        // has said hello, or is a child's that has arrived
   bool awaits_child = false;    // made for a fork; its peer is not known before it arrives
@@ -34,7 +34,7 @@ struct Session {
   // What the peer has not taken yet. A peer that does not read is ended, not waited for.
   struct Outgoing {
     std::vector<std::byte> frame;
-    std::vector<shm::Descriptor> descriptors;
+    std::vector<Descriptor> descriptors;
   };
   std::deque<Outgoing> outbox;
   std::size_t outbox_bytes = 0;

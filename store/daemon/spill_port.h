@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "store/daemon/transfers.h"
-#include "store/shm/descriptor.h"
+#include "store/descriptor.h"
 #include "store/spill.h"
 
 namespace forebay::daemon {
@@ -64,7 +64,7 @@ class SpillPort {
 
   std::span<std::byte> arena_;
   SpillOptions options_;
-  shm::Descriptor wake_;
+  Descriptor wake_;
   std::mutex mutex_;
   std::vector<Answer> answers_;   // Guarded by mutex_.
   std::unique_ptr<Spill> spill_;  // last: while it ends, it still answers

@@ -28,7 +28,7 @@ std::unique_ptr<shm::ObjectHome> home_of(const StoreUuid& uuid, MemoryKind kind)
   return kind == MemoryKind::named ? shm::named_home(text) : shm::kept_home(text);
 }
 
-std::uint64_t object_bytes(const shm::Descriptor& object) {
+std::uint64_t object_bytes(const Descriptor& object) {
   struct stat status {};
   return ::fstat(object.get(), &status) == 0 ? static_cast<std::uint64_t>(status.st_size) : 0;
 }

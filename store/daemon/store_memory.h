@@ -37,9 +37,9 @@ class StoreMemory {
   const StoreUuid& uuid() const { return uuid_; }
   shm::ObjectHome& home() { return *home_; }
   const shm::IndexMap& index() const { return index_; }
-  const shm::Descriptor& index_object() const { return index_object_; }
-  const shm::Descriptor& index_for_readers() const { return index_read_only_; }
-  const shm::Descriptor& arena_object() const { return arena_object_; }
+  const Descriptor& index_object() const { return index_object_; }
+  const Descriptor& index_for_readers() const { return index_read_only_; }
+  const Descriptor& arena_object() const { return arena_object_; }
   shm::Mapping& arena() { return arena_mapping_; }
   shm::Mapping& index_mapping() { return index_mapping_; }
 
@@ -57,9 +57,9 @@ class StoreMemory {
 
   StoreUuid uuid_{};
   std::unique_ptr<shm::ObjectHome> home_;
-  shm::Descriptor index_object_;
-  shm::Descriptor index_read_only_;
-  shm::Descriptor arena_object_;
+  Descriptor index_object_;
+  Descriptor index_read_only_;
+  Descriptor arena_object_;
   shm::Mapping index_mapping_;
   shm::Mapping arena_mapping_;
   std::unique_ptr<shm::Guard> index_guard_;

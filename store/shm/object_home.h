@@ -15,8 +15,8 @@
 #include <string>
 #include <vector>
 
+#include "store/descriptor.h"
 #include "store/error.h"
-#include "store/shm/descriptor.h"
 
 namespace forebay::shm {
 

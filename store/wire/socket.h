@@ -12,14 +12,13 @@
 #include <string>
 #include <vector>
 
+#include "store/descriptor.h"
 #include "store/error.h"
-#include "store/shm/descriptor.h"
 #include "store/wire/message.h"
 
 namespace forebay::wire {
 
 using Deadline = std::chrono::steady_clock::time_point;
-using shm::Descriptor;
 
 // Connects to a daemon's socket. Fails with disconnected when nobody listens there.
 Result<Descriptor> connect_to(const std::string& path, Deadline deadline);

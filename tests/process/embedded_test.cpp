@@ -432,7 +432,7 @@ TEST_SUITE("embedded") {
     bool with_socket = false;
     SUBCASE("its socket still there") { with_socket = true; }
     SUBCASE("its socket already gone") {}
-    wire::Descriptor listener;
+    Descriptor listener;
     if (with_socket) listener = must(wire::listen_at(home.socket()));
     const int watch = ::inotify_init1(IN_CLOEXEC);
     REQUIRE(::inotify_add_watch(watch, home.lock().c_str(), IN_CLOSE) >= 0);

@@ -213,7 +213,7 @@ class Raw {
   wire::HelloReply greet() { return must(call<wire::HelloReply>(greeting())); }
 
  private:
-  wire::Descriptor socket_;
+  Descriptor socket_;
   Frame answer_;
 };
 

@@ -100,7 +100,7 @@ class FakeSystemd {
     if (abstract) address.sun_path[0] = '\0';
     const auto length =
         static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + address_.size());
-    socket_ = wire::Descriptor(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    socket_ = Descriptor(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (::bind(socket_.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0)
       throw std::runtime_error("no socket for the service manager");
   }
@@ -171,7 +171,7 @@ class FakeSystemd {
       message.msg_controllen = control.size();
       const ssize_t size = ::recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC);
       if (size < 0) return;
-      std::vector<wire::Descriptor> descriptors;
+      std::vector<Descriptor> descriptors;
       for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
            header = CMSG_NXTHDR(&message, header))
         for (std::size_t i = 0; i < (header->cmsg_len - CMSG_LEN(0)) / sizeof(int); ++i) {
@@ -216,14 +216,14 @@ class FakeSystemd {
       if (name.starts_with("forebay." + format_uuid(store) + ".")) found.push_back(name);
     return found;
   }
-  std::map<std::string, wire::Descriptor>& kept() { return kept_; }
+  std::map<std::string, Descriptor>& kept() { return kept_; }
   int strange() const { return strange_; }
 
  private:
   TempDir directory_;
   std::string address_;
-  wire::Descriptor socket_;
-  std::map<std::string, wire::Descriptor> kept_;
+  Descriptor socket_;
+  std::map<std::string, Descriptor> kept_;
   int strange_ = 0;  // messages that systemd would not have understood
   pid_t pid_ = -1;
 };
@@ -459,8 +459,8 @@ TEST_SUITE("keeper") {
     int pipe[2];
     REQUIRE(::pipe2(pipe, O_CLOEXEC) == 0);
     // Others may keep descriptors there, before and behind ours.
-    systemd.kept()["a.socket"] = wire::Descriptor(pipe[0]);
-    systemd.kept()["z.socket"] = wire::Descriptor(pipe[1]);
+    systemd.kept()["a.socket"] = Descriptor(pipe[0]);
+    systemd.kept()["z.socket"] = Descriptor(pipe[1]);
     systemd.start();
     Client client = systemd.connect();
     put_segments(client, 20);

@@ -364,7 +364,7 @@ TEST_SUITE("pool tier and its pool") {
               .value());
       pollfd ready{.fd = listening.socket.get(), .events = POLLIN, .revents = 0};
       REQUIRE(::poll(&ready, 1, 10000) == 1);
-      const pool::Descriptor socket(::accept(listening.socket.get(), nullptr, nullptr));
+      const Descriptor socket(::accept(listening.socket.get(), nullptr, nullptr));
       if (round > 1) {
         Bytes garbage(1 + random.below(5000));
         for (auto& byte : garbage) byte = static_cast<std::byte>(random.next());

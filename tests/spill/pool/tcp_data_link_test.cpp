@@ -65,10 +65,10 @@ Bytes random_bytes(Random& random, std::size_t size) {
 // A data port of which nobody takes anything.
 struct Silent {
   pool::Listening listening = std::move(pool::listen_at({.host = "127.0.0.1"}).value());
-  pool::Descriptor accept() const {
+  Descriptor accept() const {
     pollfd ready{.fd = listening.socket.get(), .events = POLLIN, .revents = 0};
     REQUIRE(::poll(&ready, 1, 10000) == 1);
-    return pool::Descriptor(::accept(listening.socket.get(), nullptr, nullptr));
+    return Descriptor(::accept(listening.socket.get(), nullptr, nullptr));
   }
   std::unique_ptr<DataLink> connect() const {
     const auto port = std::as_bytes(std::span(&listening.port, 1));
@@ -79,7 +79,7 @@ struct Silent {
   }
 };
 
-void welcome(const pool::Descriptor& socket) {
+void welcome(const Descriptor& socket) {
   pool::LinkOpening opening;
   REQUIRE(::recv(socket.get(), &opening, sizeof opening, MSG_WAITALL) == sizeof opening);
   const pool::DataHead head{.op = pool::DataOp::welcome};

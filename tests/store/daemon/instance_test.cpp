@@ -72,7 +72,7 @@ TEST_SUITE("instance") {
       test::TempDir directory;
       const std::string path = directory / "s.sock";
       write_file(path + ".lock", text);
-      const shm::Descriptor lock(::open((path + ".lock").c_str(), O_RDWR | O_CLOEXEC));
+      const Descriptor lock(::open((path + ".lock").c_str(), O_RDWR | O_CLOEXEC));
       REQUIRE(::flock(lock.get(), LOCK_EX | LOCK_NB) == 0);
       const auto refused = Instance::claim(path);
       REQUIRE_FALSE(refused);

@@ -39,8 +39,8 @@ class Program {
   explicit Program(std::vector<const char*> arguments) {
     int gone[2];
     REQUIRE(::pipe2(gone, O_CLOEXEC) == 0);
-    const shm::Descriptor out(gone[0]);
-    shm::Descriptor in(gone[1]);
+    const Descriptor out(gone[0]);
+    Descriptor in(gone[1]);
     child_ = std::make_unique<ChildProcess>([&](Moments&) {
       int input[2];
       require(::pipe(input) == 0, "a pipe");  // nobody ever writes into it
@@ -79,7 +79,7 @@ TEST_SUITE("process") {
       moments.wait();
     });
     client.await();
-    const shm::Descriptor served(::accept4(listener->get(), nullptr, nullptr, SOCK_CLOEXEC));
+    const Descriptor served(::accept4(listener->get(), nullptr, nullptr, SOCK_CLOEXEC));
     const auto peer = peer_of(served.get());
     REQUIRE(peer);
     CHECK(peer->pid == client.pid());
@@ -95,7 +95,7 @@ TEST_SUITE("process") {
   }
 
   TEST_CASE("what is no socket has no peer") {
-    const shm::Descriptor null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    const Descriptor null(::open("/dev/null", O_RDWR | O_CLOEXEC));
     CHECK_FALSE(peer_of(null.get()));
     CHECK_FALSE(peer_of(-1));
   }
@@ -171,8 +171,8 @@ TEST_SUITE("process") {
   }
 
   TEST_CASE("whether a process maps an object is seen from outside") {
-    shm::Descriptor object(::memfd_create("process-test", MFD_CLOEXEC));
-    const shm::Descriptor another(::memfd_create("process-test", MFD_CLOEXEC));
+    Descriptor object(::memfd_create("process-test", MFD_CLOEXEC));
+    const Descriptor another(::memfd_create("process-test", MFD_CLOEXEC));
     REQUIRE(::ftruncate(object.get(), 4096) == 0);
     ChildProcess child([&object](Moments& moments) {
       void* const memory = ::mmap(nullptr, 4096, PROT_READ, MAP_SHARED, object.get(), 0);
@@ -195,7 +195,7 @@ TEST_SUITE("process") {
   }
 
   TEST_CASE("a process that has executed another program maps nothing of ours any more") {
-    const shm::Descriptor object(::memfd_create("process-test", MFD_CLOEXEC));
+    const Descriptor object(::memfd_create("process-test", MFD_CLOEXEC));
     REQUIRE(::ftruncate(object.get(), 4096) == 0);
     void* const memory = ::mmap(nullptr, 4096, PROT_READ, MAP_SHARED, object.get(), 0);
     const Program program({"worker"});
@@ -205,7 +205,7 @@ TEST_SUITE("process") {
   }
 
   TEST_CASE("what a dead process maps is not known") {
-    const shm::Descriptor object(::memfd_create("process-test", MFD_CLOEXEC));
+    const Descriptor object(::memfd_create("process-test", MFD_CLOEXEC));
     CHECK_FALSE(maps_object(pid_of_a_dead_process(), object).has_value());
     ChildProcess zombie = idle_child();
     zombie.await();
@@ -213,7 +213,7 @@ TEST_SUITE("process") {
     siginfo_t info{};
     REQUIRE(::waitid(P_PID, static_cast<id_t>(zombie.pid()), &info, WEXITED | WNOWAIT) == 0);
     CHECK_FALSE(maps_object(zombie.pid(), object).has_value());
-    CHECK_FALSE(maps_object(::getpid(), shm::Descriptor()).has_value());
+    CHECK_FALSE(maps_object(::getpid(), Descriptor()).has_value());
   }
 
   TEST_CASE("the boot has the id that the kernel gave it") {

@@ -70,7 +70,7 @@ struct Store {
 // A process that maps an object until it is told to let go, and then lives on.
 class Mapper {
  public:
-  explicit Mapper(const shm::Descriptor& object)
+  explicit Mapper(const Descriptor& object)
       : child_([&object](Moments& moments) {
           void* const memory = ::mmap(nullptr, 4096, PROT_READ, MAP_SHARED, object.get(), 0);
           test::require(memory != MAP_FAILED, "mapped");
@@ -93,8 +93,8 @@ class Mapper {
   ChildProcess child_;
 };
 
-shm::Descriptor some_object() {
-  shm::Descriptor object(::memfd_create("processes-test", MFD_CLOEXEC));
+Descriptor some_object() {
+  Descriptor object(::memfd_create("processes-test", MFD_CLOEXEC));
   REQUIRE(::ftruncate(object.get(), 4096) == 0);
   return object;
 }
@@ -302,7 +302,7 @@ TEST_SUITE("processes") {
 
   TEST_CASE("who has said goodbye departs with its last pin") {
     Store store;
-    const shm::Descriptor index = some_object();
+    const Descriptor index = some_object();
     Process& process = store.admit_self();
     const Slot slot = process.slot;
     process.session = 5;
@@ -324,7 +324,7 @@ TEST_SUITE("processes") {
 
   TEST_CASE("a disconnected process departs when it maps nothing of the store, and not before") {
     Store store;
-    const shm::Descriptor index = some_object();
+    const Descriptor index = some_object();
     Mapper client(index);
     Process& process = store.admit(client.pid());
     process.session = 5;
@@ -350,7 +350,7 @@ TEST_SUITE("processes") {
 
   TEST_CASE("a connected process, or a child that has not arrived, departs by no look") {
     Store store;
-    const shm::Descriptor index = some_object();  // which this process does not map
+    const Descriptor index = some_object();  // which this process does not map
     Process& connected = store.admit_self();
     connected.session = 5;
     REQUIRE(store.processes->admit_child(connected));

@@ -6,7 +6,7 @@
 
 #include <utility>
 
-namespace forebay::shm {
+namespace forebay {
 
 class Descriptor {
  public:
@@ -36,4 +36,4 @@ class Descriptor {
   int number_ = -1;
 };
 
-}  // namespace forebay::shm
+}  // namespace forebay
