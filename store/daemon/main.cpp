@@ -367,8 +367,9 @@ int start(const Options& options, const std::string& socket_path, int argc, char
   const auto outcome = run_or_find(options, socket_path, readiness);
   int status = 0;
   if (!outcome) {
-    log::error("cannot_serve", {{"reason", outcome.error().message()}});
-    readiness.failed(outcome.error().message());
+    const std::string reason = options.with_place(outcome.error().message());
+    log::error("cannot_serve", {{"reason", reason}});
+    readiness.failed(reason);
     status = 1;
   }
   log::close();

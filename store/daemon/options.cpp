@@ -206,6 +206,7 @@ void Reader::apply(CLI::Option* option, const std::string& value, const std::str
     throw Refused(place + ": " + error.what());
   }
   places_[option] = place;
+  options_.places[option->get_name()] = place;
 }
 
 void Reader::apply_environment() {
@@ -321,6 +322,13 @@ std::variant<Options, int> Reader::read(int argc, const char* const* argv) {
 }
 
 }  // namespace
+
+std::string Options::with_place(std::string sentence) const {
+  for (const auto& [option, place] : places)
+    if (const auto at = sentence.find(option + ": "); at != std::string::npos)
+      return sentence.insert(at, place + ": ");
+  return sentence;
+}
 
 std::variant<Options, int> read_options(int argc, const char* const* argv) {
   return Reader().read(argc, argv);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <variant>
 
@@ -42,6 +43,11 @@ struct Options {
   bool fresh = false;
   bool supervise = false;
   bool list_failpoints = false;
+
+  // By option ("--pools"), of those that were not given as flags: "/etc/forebayd.toml: line 3".
+  std::map<std::string, std::string> places;
+  // What is wrong with the value of an option, with the place that it came from in front of the option.
+  std::string with_place(std::string sentence) const;
 };
 
 // The options, or the status to exit with: after --help, --version or --print-config, which print, and

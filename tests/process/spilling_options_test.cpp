@@ -116,7 +116,7 @@ TEST_SUITE("spilling options") {
     CHECK(key(files.directory / "nowhere", {"--pool-key: ", "nowhere"}) == "");
     CHECK(key(files.directory / "target", {"--pool-key: ", "not a regular file"}) == "");
     CHECK(file_is_taken(files, "pools = \"127.0.0.1:1\"\npool-key = \"" + files.open_key + "\"\n",
-                        {"--pool-key: ", files.open_key}) == "");
+                        {"forebayd.toml: line 2: --pool-key: ", files.open_key}) == "");
   }
 
   TEST_CASE("only transports that there are may be named") {
@@ -158,6 +158,23 @@ TEST_SUITE("spilling options") {
     CHECK(file_is_taken(files, "on-full = \"explode\"\n", {"line 1: --on-full"}) == "");
     CHECK(file_is_taken(files, "spill-folder = \"/tmp\"\n",
                         {"line 1: there is no setting 'spill-folder'; the nearest is"}) == "");
+  }
+
+  TEST_CASE("what only the tiers can judge is refused with the line of the file, or the variable, too") {
+    const Files files;
+    CHECK(file_is_taken(files, "pool-insecure = true\npools = \"nonsense\"\n",
+                        {"forebayd.toml: line 2: --pools: 'nonsense' is no pool"}) == "");
+    CHECK(file_is_taken(files, "\nreplicas = 2\n",
+                        {"forebayd.toml: line 2: --replicas: two copies"}) == "");
+    CHECK(file_is_taken(files,
+                        "pools = \"127.0.0.1:1\"\npool-insecure = true\n"
+                        "pool-transport = \"shm\"\n",
+                        {"forebayd.toml: line 3: --pool-transport: "}) == "");
+    CHECK(file_is_taken(files, "\n\nspill-dir = \"/proc/spill\"\n",
+                        {"forebayd.toml: line 3: --spill-dir: "}) == "");
+    ::setenv("FOREBAY_SPILL_DIR", "/proc/spill", 1);
+    CHECK(daemon_takes(files, {}, {"FOREBAY_SPILL_DIR: --spill-dir: "}) == "");
+    ::unsetenv("FOREBAY_SPILL_DIR");
   }
 
   TEST_CASE("forebay-poold refuses what it cannot do with the option that says so") {
