@@ -225,7 +225,8 @@ class Core : public std::enable_shared_from_this<Core> {
   Result<std::shared_ptr<Connection>> reconnect(Deadline deadline);
   Result<std::shared_ptr<Connection>> greet(Deadline deadline);
   Result<void> take_in(const wire::HelloReply& hello, std::vector<Descriptor> descriptors);
-  std::size_t bring_back(std::span<const std::string_view> ids, std::uint64_t version);
+  std::size_t bring_back(std::span<const std::string_view> ids, std::uint64_t version,
+                         Timeout timeout);
   Result<View> get_slowly(std::string_view id, const GetOptions& options, const Ref* ref,
                           Deadline until);
   Result<void> await(std::string_view id, const GetOptions& options, Deadline deadline);

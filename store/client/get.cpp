@@ -212,27 +212,30 @@ std::vector<Result<View>> Core::get_many(std::span<const std::string_view> ids,
         views.push_back(std::move(view));
         continue;
       }
-    if (!missed && i >= looked_to) looked_to = i + bring_back(ids.subspan(i), options.version);
-    views.push_back(get(ids[i], in_turn, nullptr));
+    if (may_be_resident && !missed && i >= looked_to)
+      looked_to = i + bring_back(ids.subspan(i), options.version, in_turn.timeout);
     if (options.timeout > Timeout::zero())
       in_turn.timeout = std::max<Timeout>(until - std::chrono::steady_clock::now(), Timeout(1));
+    views.push_back(get(ids[i], in_turn, nullptr));
   }
   return views;
 }
 
-// Begins to bring those back of the first of them that are spilled, all at once; whoever then gets them
-// one by one waits for the slowest alone. Returns how many it has looked at.
-std::size_t Core::bring_back(std::span<const std::string_view> ids, std::uint64_t version) {
+// Brings back those of the first of them that are spilled, all at once. Returns how many it has looked
+// at.
+std::size_t Core::bring_back(std::span<const std::string_view> ids, std::uint64_t version,
+                             Timeout timeout) {
   ids = ids.first(std::min(ids.size(), most_brought_back));
   std::vector<SegmentName> spilled;
   for (const std::string_view id : ids) {
     const auto seen = sight(id, version);
+    // Whatever is wrong with the store will be said of the get.
+    if (!seen && !seen.error().is(Errc::bad_id)) return ids.size();
     if (seen && *seen && (*seen)->state == shm::State::spilled)
       spilled.push_back({.id = id, .version = (*seen)->version});
   }
-  // What does not come that way comes when it is got.
-  if (spilled.size() > 1)
-    (void)transfer(wire::TransferVerb::prefetch, spilled, std::chrono::seconds(1));
+  // What does not come that way comes when it is got, or says then why not.
+  if (spilled.size() > 1) (void)transfer(wire::TransferVerb::restore, spilled, timeout);
   return ids.size();
 }
 

@@ -249,6 +249,20 @@ TEST_SUITE("spilling") {
     CHECK(wrong == "");
   }
 
+  TEST_CASE("who wants newer versions of several brings no old one back") {
+    SpillingStore store;
+    Client client = store.connect();
+    for (const char* const id : {"x", "y"}) {
+      put_payload(client, id, mib);
+      must(spill_one(client, id));
+    }
+    const std::vector<std::string_view> ids{"x", "y"};
+    const auto views = must(client.get_many(ids, {.after = 1, .timeout = std::chrono::milliseconds(20)}));
+    for (const auto& view : views) CHECK(outcome(view) == "timed_out");
+    CHECK_FALSE(in_memory(client, "x"));
+    CHECK_FALSE(in_memory(client, "y"));
+  }
+
   TEST_CASE("views stay as they are while everything around them is spilled and fetched") {
     SpillingStore store({.disk = true});
     Client client = store.connect();
