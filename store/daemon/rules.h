@@ -380,7 +380,7 @@ class Rules {
   void serve_restores();
   bool serve_restores(std::deque<std::uint64_t>& queue, bool demanded);
   bool is_wanted(const Restoring& restoring) const;
-  bool find_memory_for(std::uint64_t serial);
+  bool find_memory_for(std::uint64_t serial, bool& may_make_room);
   void fetch(std::uint64_t serial, const Memory& memory);
   void end_restore(std::uint64_t serial, const Result<void>& outcome);
   void forget_restore(EntryNumber entry);

@@ -7,10 +7,9 @@
 // is in use; to evict a clean one costs nothing then. While bytes are read on their way into a tier,
 // or written on their way back, their memory is nobody else's, whatever becomes of the segment.
 #include <algorithm>
-#include <array>
-#include <limits>
 #include <utility>
 
+#include "store/check.h"
 #include "store/daemon/publication.h"
 #include "store/daemon/rules.h"
 #include "store/id.h"
@@ -27,7 +26,8 @@ using Class = GreedyDual::Class;
 constexpr std::uint64_t ahead_bytes = 64 * mebibyte;
 constexpr std::uint64_t urgent_bytes = 256 * mebibyte;
 constexpr std::size_t copies_max = 4096;
-constexpr std::uint64_t fetching_max = 256 * mebibyte;
+// So little that the last of them has time enough over a network of 50 MB/s.
+constexpr std::uint64_t fetching_max = 64 * mebibyte;
 // Candidates looked at in one search: most of the coldest may be pinned.
 constexpr std::size_t looks_max = 4096;
 // Of those who wait for memory, so many are looked at behind the first that finds none.
@@ -303,27 +303,20 @@ void Rules::serve_restores() {
   serving_restores_ = false;
 }
 
-// Whether none waits any more. What finds no memory lets what needs less pass.
+// Whether none waits any more. What finds no memory lets others pass that find it.
 bool Rules::serve_restores(std::deque<std::uint64_t>& queue, bool demanded) {
-  constexpr auto any = std::numeric_limits<std::uint64_t>::max();
-  std::array<std::uint64_t, 2> too_much{any, any};  // bytes; of memory of its own, of a slab
+  bool may_make_room = true;  // until it was in vain: whatever could go has gone then
   for (std::size_t i = 0; i < std::min(queue.size(), passing_max);) {
     if (transfers_.fetching_bytes >= fetching_max) return false;
     const std::uint64_t serial = queue[i];
     const auto found = transfers_.restores.find(serial);
     if (found != transfers_.restores.end() && found->second.demand == demanded &&
         !found->second.memory && !found->second.growing) {
-      if (is_wanted(found->second)) {
-        const EntryNumber entry = found->second.entry;
-        std::uint64_t& limit = too_much[table_.has_flag(entry, RecordFlag::in_slab) ? 1 : 0];
-        const std::uint64_t bytes = stored_bytes(entry);
-        if (bytes >= limit || !find_memory_for(serial)) {
-          limit = std::min(limit, bytes);
-          ++i;
-          continue;
-        }
-      } else {
+      if (!is_wanted(found->second)) {
         transfers_.restores.erase(found);
+      } else if (!find_memory_for(serial, may_make_room)) {
+        ++i;
+        continue;
       }
     }
     if (i < queue.size() && queue[i] == serial)
@@ -342,7 +335,7 @@ bool Rules::is_wanted(const Restoring& restoring) const {
 }
 
 // True: it has memory, or that is on its way.
-bool Rules::find_memory_for(std::uint64_t serial) {
+bool Rules::find_memory_for(std::uint64_t serial, bool& may_make_room) {
   Restoring& restoring = transfers_.restores.at(serial);
   const bool demanded = restoring.demand;
   const std::uint64_t bytes = stored_bytes(restoring.entry);
@@ -365,7 +358,7 @@ bool Rules::find_memory_for(std::uint64_t serial) {
   }
   if (in_slab && slab_is_coming(bytes)) return false;
   auto growth = plan_growth(needed, alignment);
-  if (!growth && (demanded || transfers_.clean_bytes > 0)) {
+  if (!growth && may_make_room && (demanded || transfers_.clean_bytes > 0)) {
     std::optional<std::uint64_t> slot;
     const auto slot_is_free = [&] {
       if (in_slab) slot = slabs_.take(bytes);
@@ -381,7 +374,10 @@ bool Rules::find_memory_for(std::uint64_t serial) {
       fetch(serial, {*slot, bytes, true});
       return true;
     }
-    if (!made) return false;
+    if (!made) {
+      may_make_room = false;
+      return false;
+    }
     if (const auto memory = take()) {
       fetch(serial, *memory);
       return true;
@@ -481,7 +477,10 @@ void Rules::forget_restore(EntryNumber entry) {
 void Rules::expire_restores() {
   std::erase_if(transfers_.fresh_until, [this](const auto& item) { return item.second <= now_; });
   for (const auto& [ticket, key, wish] : restore_waiters_.expire(now_)) {
-    const EntryNumber entry = *table_.find_exact(key, wish.exact);
+    const auto found = table_.find_exact(key, wish.exact);
+    STORE_CHECK(found && transfers_.restores.contains(table_.serial(*found)),
+                "who waits for a restore is told when its segment goes");
+    const EntryNumber entry = *found;
     if (transfers_.restores.at(table_.serial(entry)).memory) {
       outside_.refused(ticket, fail(Errc::tier_down, shown(table_.id(entry), table_.version(entry)) +
                                                          " is still on its way back from its tier")

@@ -44,8 +44,11 @@ void SpillPort::copy(const CopyJob& job) {
   source.bytes = arena_.subspan(job.offset, job.bytes);
   source.options = options_;
   source.label = job.label;
-  spill_->put(std::move(source), deadline_for(copy_patience, job.bytes),
-              [this, number = job.number](Result<SpillPlace> place) {
+  // Each after all that were asked for before it.
+  const std::uint64_t under_way = copying_bytes_.fetch_add(job.bytes) + job.bytes;
+  spill_->put(std::move(source), deadline_for(copy_patience, under_way),
+              [this, number = job.number, bytes = job.bytes](Result<SpillPlace> place) {
+                copying_bytes_.fetch_sub(bytes);
                 answer(Copied{number, std::move(place)});
               });
 }

@@ -6,6 +6,7 @@
 // when there is an answer.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -65,6 +66,7 @@ class SpillPort {
   std::span<std::byte> arena_;
   SpillOptions options_;
   Descriptor wake_;
+  std::atomic<std::uint64_t> copying_bytes_{0};
   std::mutex mutex_;
   std::vector<Answer> answers_;   // Guarded by mutex_.
   std::unique_ptr<Spill> spill_;  // last: while it ends, it still answers

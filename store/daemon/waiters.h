@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Waiters: who waits for which version to be sealed.
+// Waiters: who waits for which version, to be sealed or to be back in memory.
 //
-// A seal wakes exactly those whom it satisfies; nobody polls. Whatever takes a waiter out finds him
+// What happens to a version wakes exactly those whom it satisfies; nobody polls. Whatever takes a waiter out finds him
 // without passing the others of his id, session or deadline, however many they are; only a version
 // must look at all who wait for its id. A client chooses its numbers and may use one twice, so that
 // a ticket may stand for several waiters: inside, they are told apart by their arrival.
@@ -45,7 +45,7 @@ class Waiters {
   std::vector<Ticket> wake(const shm::Key& key, std::uint64_t version);
   // Takes out and returns those whose time is up, the earliest deadline first.
   std::vector<Late> expire(TimePoint now);
-  // Whether a seal of that version would wake somebody.
+  // Whether that version would wake somebody.
   bool anybody_waits_for(const shm::Key& key, std::uint64_t version) const;
   // The session has ended: its waits are void.
   void drop(SessionId session);

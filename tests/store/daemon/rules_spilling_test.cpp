@@ -660,7 +660,22 @@ TEST_SUITE("rules of spilling") {
         drop_lost();
       };
       for (int step = 0; step < 300; ++step) {
-        switch (random.below(12)) {
+        switch (random.below(14)) {
+          case 12:
+            if (!asked.empty()) {
+              const std::size_t which = random.below(static_cast<std::uint32_t>(asked.size()));
+              if (store.heard(asked[which]) == "nothing") {
+                store.rules->cancel_wait(asked[which].session, asked[which].number);
+                asked.erase(asked.begin() + static_cast<std::ptrdiff_t>(which));
+              }
+            }
+            break;
+          case 13:
+            if (Known* one = pick(); one != nullptr && random.below(4) == 0) {
+              store.await(name_of(*one), {.exact = 1}, seconds(random.below(3)), 77);
+              store.rules->session_ended(77);
+            }
+            break;
           case 0:
           case 1:
           case 2: {
