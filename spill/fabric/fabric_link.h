@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // FabricLink: a client's end of the data plane over libfabric, for one server; see DataLink for
-// what it promises and LinkThread for how. Two of them to one server (demand, bulk) share nothing.
+// what it promises and LinkThread for how. Several of them to one server share nothing.
 //
 // close() and the destructor wait for the link's thread, which may be about to call back: whoever
 // calls them holds nothing that a callback wants. From within a callback both are fine.

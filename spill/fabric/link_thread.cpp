@@ -72,7 +72,8 @@ LinkThread::~LinkThread() {
 
 Result<void> LinkThread::open_descriptors() {
   epoll_ = Descriptor(::epoll_create1(EPOLL_CLOEXEC));
-  if (!wake_up_ || !epoll_)
+  if (!wake_up_) return fail_errno(EMFILE, "no descriptors for a link to " + peer_text_);
+  if (!epoll_)
     return fail_errno(errno, "no descriptors for a link to " + peer_text_);
   for (const int watched : {wake_up_.get(), endpoint_->wait_descriptor()}) {
     if (watched < 0 || (watched != wake_up_.get() &&

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <compare>
 #include <condition_variable>
 #include <deque>
 #include <map>
@@ -184,12 +185,13 @@ class PoolTier::Core {
   std::shared_ptr<DataLink> link_for_read(TierPriority priority) const {
     return links_[priority == TierPriority::demand ? 0 : 1];
   }
-  std::shared_ptr<DataLink> link_for_write(std::uint64_t bytes);
+  std::size_t link_for_write() const;
   void hold(const Named& named) { (held_[named.key.number] = Held()).place = named.place; }
   void wake();
 
   // Callbacks of the links:
-  void written(std::uint64_t id, const Result<void>& result);
+  void written(std::uint64_t id, std::size_t number, std::uint64_t bytes,
+               const Result<void>& result);
   void read(std::uint64_t id, const Result<void>& result);
   void start_reading(std::uint64_t id, const GetOperation& operation, const SlabKey& slab,
                      std::uint64_t offset, const std::shared_ptr<DataLink>& link);
@@ -250,7 +252,12 @@ class PoolTier::Core {
   std::uint64_t used_bytes_ = 0;
   std::uint64_t uncommitted_bytes_ = 0;
   DataLinks links_;
-  std::array<std::uint64_t, data_links> written_bytes_{};  // by link, since it was opened
+  struct Writes {
+    std::uint64_t bytes = 0;  // under way
+    std::uint64_t bytes_ever = 0;
+    auto operator<=>(const Writes&) const = default;
+  };
+  std::array<Writes, data_links> writes_;  // by link
   std::unordered_map<std::uint64_t, std::shared_ptr<Operation>> operations_;
   std::set<std::pair<TierDeadline, std::uint64_t>> deadlines_;  // of those that are not at a link
   std::uint64_t last_operation_ = 0;
@@ -396,9 +403,13 @@ void PoolTier::Core::get(TierGet get, TierDeadline deadline, Done done) {
 void PoolTier::Core::start_reading(std::uint64_t id, const GetOperation& operation,
                                    const SlabKey& slab, std::uint64_t offset,
                                    const std::shared_ptr<DataLink>& link) {
-  if (operation.get.priority == TierPriority::demand) right_of_way_->claim(TierClock::now());
+  const bool demanded = operation.get.priority == TierPriority::demand;
+  if (demanded) right_of_way_->begin();
   link->read(slab, offset + operation.get.offset, operation.get.into, operation.deadline,
-             [this, id](const Result<void>& result) { read(id, result); });
+             [this, id, demanded](const Result<void>& result) {
+               if (demanded) right_of_way_->end(TierClock::now());
+               read(id, result);
+             });
 }
 
 void PoolTier::Core::read(std::uint64_t id, const Result<void>& result) {
@@ -602,7 +613,6 @@ Result<void> PoolTier::Core::open_links() {
   }
   const Lock lock(mutex_);
   links_ = links;
-  written_bytes_ = {};
   transport_ = backend->transport;
   incarnation_ = welcome.incarnation;
   capacity_bytes_ = welcome.capacity_bytes;
@@ -837,11 +847,10 @@ Result<void> PoolTier::Core::take(const Frame& frame) {
   }
 }
 
-// The one of them that has got least so far.
-std::shared_ptr<DataLink> PoolTier::Core::link_for_write(std::uint64_t bytes) {
-  const auto least = std::min_element(written_bytes_.begin() + 1, written_bytes_.end());
-  *least += bytes;
-  return links_[static_cast<std::size_t>(least - written_bytes_.begin())];
+// The one that has least to send, and of those the one that has sent least.
+std::size_t PoolTier::Core::link_for_write() const {
+  const auto least = std::min_element(writes_.begin() + 1, writes_.end());
+  return static_cast<std::size_t>(least - writes_.begin());
 }
 
 Result<void> PoolTier::Core::take_alloc(const Request& request, const AllocAnswer& answer) {
@@ -851,6 +860,7 @@ Result<void> PoolTier::Core::take_alloc(const Request& request, const AllocAnswe
     std::shared_ptr<PutOperation> operation;
     SlabKey slab;
     std::shared_ptr<DataLink> link;
+    std::size_t number;
   };
   std::vector<Writing> writing;
   bool sound = true;
@@ -873,26 +883,33 @@ Result<void> PoolTier::Core::take_alloc(const Request& request, const AllocAnswe
       operation->place = granted.place;
       slabs_[granted.place.slab] = granted.slab;
       to_link(part.operation, *operation);
-      operation->link = link_for_write(operation->size);
-      writing.push_back({part.operation, operation, granted.slab, operation->link});
+      const std::size_t number = link_for_write();
+      writes_[number].bytes += operation->size;
+      writes_[number].bytes_ever += operation->size;
+      operation->link = links_[number];
+      writing.push_back({part.operation, operation, granted.slab, operation->link, number});
     }
   }
   for (const auto& [operation, error] : failed) operation->fail(error);
   if (!sound) return broken("ALLOC");
   for (const Writing& one : writing)
     one.link->write(one.slab, one.operation->place.offset, one.operation->put.parts,
-                    one.operation->deadline, [this, id = one.id](const Result<void>& result) {
-                      written(id, result);
+                    one.operation->deadline,
+                    [this, id = one.id, number = one.number,
+                     bytes = one.operation->size](const Result<void>& result) {
+                      written(id, number, bytes, result);
                     });
   return {};
 }
 
-void PoolTier::Core::written(std::uint64_t id, const Result<void>& result) {
+void PoolTier::Core::written(std::uint64_t id, std::size_t number, std::uint64_t bytes,
+                             const Result<void>& result) {
   std::shared_ptr<PutOperation> failed;
   std::shared_ptr<DataLink> link;
   SlabKey slab;
   {
     const Lock lock(mutex_);
+    writes_[number].bytes -= bytes;
     const auto operation = find_operation<PutOperation>(id);
     if (!operation) return;
     if (result) {

@@ -51,7 +51,7 @@ void serialize(Archive& archive, TierItem& item) {
 namespace forebay::spill::pool {
 
 inline constexpr std::uint64_t protocol_magic = 0x314c4f4f50424546;  // "FEBPOOL1"
-inline constexpr std::uint16_t protocol_version = 1;
+inline constexpr std::uint16_t protocol_version = 2;
 
 inline constexpr std::size_t name_bytes_max = 512;
 inline constexpr std::size_t about_bytes_max = 1024;

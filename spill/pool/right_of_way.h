@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstdint>
 
 #include "store/tier.h"
 
@@ -15,17 +16,21 @@ namespace forebay::spill {
 
 class RightOfWay {
  public:
-  // How long it lasts from each claim: whoever waits for one thing mostly wants another one next.
+  // How long it lasts when nobody waits any more: who waited for one thing mostly wants another next.
   static constexpr std::chrono::milliseconds lasts{2};
 
-  void claim(TierClock::time_point now) {
+  void begin() { waiting_.fetch_add(1, std::memory_order_relaxed); }
+  void end(TierClock::time_point now) {
     until_.store((now + lasts).time_since_epoch().count(), std::memory_order_relaxed);
+    waiting_.fetch_sub(1, std::memory_order_relaxed);
   }
   bool claimed(TierClock::time_point now) const {
-    return now.time_since_epoch().count() < until_.load(std::memory_order_relaxed);
+    return waiting_.load(std::memory_order_relaxed) > 0 ||
+           now.time_since_epoch().count() < until_.load(std::memory_order_relaxed);
   }
 
  private:
+  std::atomic<std::uint64_t> waiting_{0};
   std::atomic<TierClock::rep> until_{0};
 };
 

@@ -25,7 +25,7 @@ template <class T>
 using StdAtomic = std::atomic<T>;
 
 // Any change of a struct below is a new layout: peers of another version are refused by name.
-inline constexpr std::uint32_t layout_version = 3;
+inline constexpr std::uint32_t layout_version = 4;
 inline constexpr std::array<char, 8> index_magic{'F', 'B', 'Y', 'I', 'N', 'D', 'E', 'X'};
 inline constexpr std::array<char, 8> pin_table_magic{'F', 'B', 'Y', 'P', 'I', 'N', 'S', '\0'};
 

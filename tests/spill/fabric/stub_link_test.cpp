@@ -160,10 +160,13 @@ TEST_SUITE("fabric stub link") {
         return stub.transfers() - before;
       };
       CHECK(transfers(pair) == 2);
-      right_of_way->claim(TierClock::now() + 1h);
+      right_of_way->begin();
       CHECK(transfers(pair) == 32);
       CHECK(transfers(other) == 2);
-      right_of_way->claim(TierClock::now() - 1h);
+      right_of_way->end(TierClock::now() + 1h);
+      CHECK(transfers(pair) == 32);
+      right_of_way->begin();
+      right_of_way->end(TierClock::now() - 1h);
       CHECK(transfers(pair) == 2);
     }
     require_no_fault(stub);
