@@ -82,14 +82,30 @@ Result<Descriptor> listen_at(const std::string& path) {
   if (!address) return fail(address.error());
   Descriptor socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket) return fail_errno(errno, "cannot make a socket");
+  // Under another name until it listens: whoever sees a socket can connect to it. Where there is no
+  // room for a longer name, he may be refused for a moment.
+  const std::string unseen = path + "~";
+  const auto unseen_address = address_of(unseen);
+  if (unseen_address) ::unlink(unseen.c_str());
+  const sockaddr_un& first = unseen_address ? *unseen_address : *address;
   const mode_t mask = ::umask(0177);
-  const int bound = ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&*address),
-                           sizeof *address);
+  const int bound =
+      ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&first), sizeof first);
   const int error = errno;
   ::umask(mask);
   if (bound != 0) return fail_errno(error, "cannot make the socket " + path);
-  if (::listen(socket.get(), SOMAXCONN) != 0)
-    return fail_errno(errno, "cannot listen at " + path);
+  const bool listens = ::listen(socket.get(), SOMAXCONN) == 0;
+  const int listen_error = errno;
+  if (!unseen_address) {
+    if (!listens) return fail_errno(listen_error, "cannot listen at " + path);
+    return socket;
+  }
+  // Not renamed: that would replace what is there.
+  const bool named = listens && ::link(unseen.c_str(), path.c_str()) == 0;
+  const int link_error = errno == EEXIST ? EADDRINUSE : errno;
+  ::unlink(unseen.c_str());
+  if (!listens) return fail_errno(listen_error, "cannot listen at " + path);
+  if (!named) return fail_errno(link_error, "cannot make the socket " + path);
   return socket;
 }
 

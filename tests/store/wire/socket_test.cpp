@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -91,6 +92,34 @@ void fill(const Descriptor& socket) {
 }
 
 TEST_SUITE("socket") {
+  TEST_CASE("whoever sees a socket can connect to it") {
+    const test::TempDir directory;
+    const std::string path = directory / "s";
+    constexpr int rounds = 3000;
+    std::atomic<int> refused{0};
+    std::atomic<int> seen{0};
+    std::atomic<int> gone{0};
+    std::thread looking([&] {
+      for (int round = 1; round <= rounds; ++round) {
+        while (::access(path.c_str(), F_OK) != 0) {
+        }
+        if (!connect_to(path, Clock::now() + std::chrono::seconds(5))) ++refused;
+        seen = round;
+        while (gone != round) std::this_thread::yield();
+      }
+    });
+    for (int round = 1; round <= rounds; ++round) {
+      const auto listener = listen_at(path);
+      CHECK(listener.has_value());
+      while (seen != round) std::this_thread::yield();
+      CHECK(!std::filesystem::exists(path + "~"));
+      ::unlink(path.c_str());
+      gone = round;
+    }
+    looking.join();
+    CHECK(refused == 0);
+  }
+
   TEST_CASE("frames arrive whole, one at a time and in order") {
     Pair pair;
     for (const char* text : {"one", "two-two", "three"})
